@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use narthex::app::{self, Surroundings};
 use narthex::clock::Clock;
 use narthex::config::{self, Sources};
-use narthex::telemetry::Sink;
+use narthex::telemetry::AccessLogSink;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io::Write as _;
@@ -61,7 +61,7 @@ async fn measure(percent: u32) -> Result<(Vec<Duration>, u64), Fault> {
     );
     let sources = Sources { file: Some((PathBuf::from("bench.toml"), text)), ..Sources::default() };
     let config = config::load(&sources).map_err(|problems| problems.to_string())?.config;
-    let access_log = Sink::Writer(Box::new(std::io::sink()));
+    let access_log = AccessLogSink::Writer(Box::new(std::io::sink()));
     let running = app::start(config, Surroundings { clock: Clock::System, access_log }).await?;
     let edge = running.addresses.first().ok_or("no listener")?.1;
     let clients = (0..CLIENTS).map(|first| tokio::spawn(ask(edge, first)));
@@ -73,7 +73,7 @@ async fn measure(percent: u32) -> Result<(Vec<Duration>, u64), Fault> {
     Ok((times, asked.load(Ordering::Relaxed)))
 }
 
-/// Asks for every narinfo whose number is `first` beyond a multiple of the clients.
+/// Asks for every narinfo with a number that is `first` beyond a multiple of the clients.
 async fn ask(edge: SocketAddr, first: u64) -> Result<Vec<Duration>, Fault> {
     let io = TokioIo::new(TcpStream::connect(edge).await?);
     let (mut sender, connection) = client::handshake(io).await?;

@@ -5,7 +5,7 @@
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use narthex::clock::Timestamp;
 use narthex::config;
-use narthex::memory::{Claimant, Coming, HeldClaim, Hot, Memory};
+use narthex::memory::{Claimant, HeldClaim, Hot, Memory, NewObject};
 use narthex::metrics::Metrics;
 use narthex::nix::Class;
 use narthex::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
@@ -23,7 +23,7 @@ const STEP: usize = 7_919;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let count = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(NARINFOS);
-    let settings = config::Memory { size: 1 << 40, absent_size: 1 << 20 };
+    let settings = config::MemorySettings { size: 1 << 40, absent_size: 1 << 20 };
     let memory = Memory::new(&settings, &Metrics::new()?);
     let origin: Arc<str> = "bench".into();
     let body = vec![b'x'; BODY_BYTES];
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let meta = meta(number, &origin)?;
         let hot = Arc::new(Hot::published(&meta, &body, number as u64));
         let (order, response_time) = (hot.order(), meta.response_time);
-        let coming = Coming { hot: Some(&hot), order, response_time, since: order };
+        let coming = NewObject { hot: Some(&hot), order, response_time, since: order };
         memory.publish(&meta.key, &coming);
         let nar = Key::new("main#12ab", &format!("/nar/{number:052}.nar.xz"), None);
         let file_hash = Some(Sha256([7; 32]));

@@ -181,7 +181,7 @@ impl ManualClock {
         self.0.behind.fetch_add(millis_of(by), Ordering::Relaxed);
     }
 
-    /// Sets the wall clock forward, to where it would be if it had never been set back.
+    /// Sets the wall clock forward, as if it had never been set back.
     pub fn set_right(&self) {
         self.0.behind.store(0, Ordering::Relaxed);
     }
@@ -218,7 +218,7 @@ mod tests {
         // Two hours back: it goes on with the monotonic clock.
         assert_eq!(at(6, 10_006 - 7_200), 10_006);
         assert_eq!(at(100, 10_100 - 7_200), 10_100);
-        // Forward again, to where it was.
+        // Forward again, to its former time.
         assert_eq!(at(101, 10_101), 10_101);
         // Further forward, or the machine has slept.
         assert_eq!(at(102, 20_000), 20_000);

@@ -1,4 +1,4 @@
-//! Who this instance is among the points of presence that ask each other. Made once at start;
+//! The name of this instance among the points of presence that ask each other. Made once at start;
 //! never changes; no locks. Its name goes into `CDN-Loop` (RFC 8586) and the logs.
 
 use std::fmt;
@@ -17,8 +17,8 @@ pub struct InstanceName(Arc<str>);
 pub struct NameError(#[from] getrandom::Error);
 
 impl InstanceName {
-    /// The configured name (`server.name`), or, where that is empty, the host's name with a random
-    /// suffix, so that two machines that were cloned do not take each other for themselves.
+    /// The configured name (`server.name`). If that is empty: the host's name with a random suffix,
+    /// so that two cloned machines have different names.
     ///
     /// Characters that a token may not hold become `-`; names are cut at 64 bytes.
     pub fn new(configured: &str) -> Result<Self, NameError> {

@@ -14,25 +14,25 @@ pub use sharded::Shard;
 use crate::nix::Class;
 use crate::outcome::Outcome;
 use definition::{Definition, define};
-use printed::Printed;
+use printed::Export;
 use prometheus::{
     CounterVec, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
 };
 use registrar::Registrar;
-use sharded::Sharded;
+use sharded::ShardedMetric;
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 /// Every metric of the process.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    printed: Arc<Printed>,
+    printed: Arc<Export>,
     /// Requests answered, by site, class and outcome.
-    requests: Sharded<IntCounterVec>,
+    requests: ShardedMetric<IntCounterVec>,
     /// Body bytes sent to clients, by site, class and outcome.
-    response_bytes: Sharded<IntCounterVec>,
+    response_bytes: ShardedMetric<IntCounterVec>,
     /// Seconds from a request's head to the end of its answer, by site and class.
-    request_seconds: Sharded<HistogramVec>,
+    request_seconds: ShardedMetric<HistogramVec>,
     /// Requests that left for an origin, by origin, class and status (`error` without one).
     pub origin_requests: IntCounterVec,
     /// Body bytes received from origins, by origin and class.
@@ -57,7 +57,7 @@ pub struct Metrics {
     pub origin_held: IntCounterVec,
     /// Retries, by origin and whether the budget had one left.
     pub origin_retries: IntCounterVec,
-    /// Second requests where the first was slow, by origin and what came of them.
+    /// Second requests after a slow first one, by origin and what came of them.
     pub origin_hedges: IntCounterVec,
     /// Requests sent again since they were not processed, by origin.
     pub origin_resends: IntCounterVec,
@@ -74,7 +74,7 @@ pub struct Metrics {
     pub ordered_objects: IntGauge,
     /// Bytes of memory that the index of the disk tier takes, by part.
     pub index_memory_bytes: IntGaugeVec,
-    /// Body bytes put in the disk tier, by where they are put.
+    /// Body bytes put in the disk tier, by their place in it.
     pub stored_payload_bytes: IntCounterVec,
     /// Bytes that the process has made the kernel write to disks.
     pub disk_written_bytes: IntCounter,
@@ -94,15 +94,15 @@ pub struct Metrics {
     pub fills_spared: IntCounter,
     /// Bytes of stored files that the kernel sent by itself.
     pub sendfile_bytes: IntCounter,
-    /// Answers whose stored file turned out damaged while it was sent, by what became of them.
+    /// Answers with a stored file that was found damaged while it was sent, by what became of them.
     pub body_rescues: IntCounterVec,
     /// Bodies that did not match what was promised, by origin and reason.
     pub rejected_bodies: IntCounterVec,
     /// Stored objects found damaged, and dropped, by tier.
     pub damaged_objects: IntCounterVec,
-    /// Bytes that were read back and compared, by whoever checks (`scrub`, `fsck`).
+    /// Bytes that were read back and compared, by the check (`scrub`, `fsck`).
     pub checked_bytes: IntCounterVec,
-    /// Objects that were read back and compared, by whoever checks.
+    /// Objects that were read back and compared, by the check.
     pub checked_objects: IntCounterVec,
     /// What a check of stored objects found wrong, by kind.
     pub check_faults: IntCounterVec,
@@ -114,7 +114,7 @@ pub struct Metrics {
     pub healed_objects: IntCounterVec,
     /// Chunks of partial objects, by what became of them.
     pub chunks: IntCounterVec,
-    /// Bytes of ranges answered by way of parts, by where they came from and what for.
+    /// Bytes of ranges answered by way of parts, by their source and their purpose.
     pub range_bytes: IntCounterVec,
     /// Objects on disk of which only a part is there.
     pub part_objects: IntGauge,
@@ -122,7 +122,7 @@ pub struct Metrics {
     pub part_bytes: IntGauge,
     /// Partial objects dropped since what an origin sent does not fit, by reason.
     pub parts_dropped: IntCounterVec,
-    /// Partial objects whose last chunk has come, or that were to be completed, by result.
+    /// Partial objects with their last chunk stored, or to be completed, by result.
     pub completions: IntCounterVec,
     /// Errors of the disk tier, by disk and operation.
     pub store_errors: IntCounterVec,
@@ -330,7 +330,7 @@ const SENDFILE_BYTES: Definition = define(
 );
 const BODY_RESCUES: Definition = define(
     "narthex_body_rescues_total",
-    "Answers whose stored file turned out damaged while it was sent.",
+    "Answers with a stored file that was found damaged while it was sent.",
     &[labels::RESCUE],
 );
 const REJECTED_BODIES: Definition = define(
@@ -481,7 +481,7 @@ const ACCESS_LOG_DROPPED: Definition = define(
 impl Metrics {
     /// Registers every metric.
     ///
-    /// Fails only where two share a name, which the tests of this file exclude.
+    /// Fails only if two share a name, which the tests of this file exclude.
     pub fn new() -> Result<Self, prometheus::Error> {
         let mut registrar = Registrar::default();
         Ok(Self {
@@ -551,7 +551,7 @@ impl Metrics {
             absence_filter_answering: registrar.gauges(&ABSENCE_FILTER_ANSWERING)?,
             upload_notices: registrar.counters(&UPLOAD_NOTICES)?,
             access_log_dropped: registrar.counter(&ACCESS_LOG_DROPPED)?,
-            printed: Arc::new(Printed::of(registrar.process_wide(&LOG_LINES_DROPPED, &LOG_LINES)?)),
+            printed: Arc::new(Export::of(registrar.process_wide(&LOG_LINES_DROPPED, &LOG_LINES)?)),
         })
     }
 
@@ -585,7 +585,7 @@ impl Metrics {
         Some((requests, self.response_bytes.shard(shard)?.with_label_values(labels)))
     }
 
-    /// Where the time of one answered request goes, in `shard`.
+    /// The histogram for the time of one answered request, in `shard`.
     pub fn answer_seconds(&self, shard: Shard, site: &str, class: Class) -> Option<Histogram> {
         let seconds = self.request_seconds.shard(shard)?;
         Some(seconds.with_label_values(&[site, class.as_str()]))

@@ -1,9 +1,9 @@
-//! What everybody says about a stored object: its key, its metadata, what is claimed of a NAR.
+//! The vocabulary for a stored object: its key, its metadata, what is claimed of a NAR.
 //! Pure values; never awaits, never reads a clock, never does I/O.
 
 pub mod tags;
 
-pub use tags::{Tag, TagError, Tags};
+pub use tags::{PurgeTags, Tag, TagError};
 
 use crate::clock::Timestamp;
 use crate::nix::Class;
@@ -16,14 +16,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The identity of an object: site, canonical decoded path, the query where it counts, and the
-/// variant where there are several.
+/// The identity of an object: site, canonical decoded path, the query if it counts, and the variant
+/// if there are several.
 ///
-/// One string: the key space (the site's name and, behind a `#`, its set of origins), a NUL, the
-/// path with its leading `/`, and a NUL and the query where it is kept. A NUL occurs in none of
-/// them, so two keys are equal only when all their parts are (a `?` may be part of a decoded
-/// path). A variant adds a NUL, `q` or `n` for a key with or without a query (whose part is then
-/// empty), and the variant's name.
+/// One string: the key space, a NUL, the path with its leading `/`, and, if the query is kept, a
+/// NUL and the query. The key space is the site's name and, behind a `#`, its set of origins. A NUL
+/// occurs in none of them, so two keys are equal only when all their parts are (a `?` may be part
+/// of a decoded path). A variant adds a NUL, `q` or `n` for a key with a query or without one (its
+/// part is then empty), and the variant's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 
@@ -87,7 +87,7 @@ impl Key {
         self.0.split('\0').nth(3).is_some()
     }
 
-    /// A key read back from disk; `None` where it has no NUL and so was never a key.
+    /// A key read back from disk; `None` if it has no NUL and so was never a key.
     pub fn from_stored(text: &str) -> Option<Self> {
         text.contains('\0').then(|| Self(text.into()))
     }
@@ -112,7 +112,7 @@ impl Key {
         self.0.split('\0').nth(1).unwrap_or("")
     }
 
-    /// The query, where it counts.
+    /// The query, if it counts.
     pub fn query(&self) -> Option<&str> {
         let mut parts = self.0.split('\0').skip(2);
         let query = parts.next();
@@ -139,8 +139,8 @@ impl fmt::Display for KeyHash {
 }
 
 /// What a response was selected by (RFC 9111 section 4.1): the request fields that its `Vary`
-/// names, each with the value that the request had, `None` where it had none. In the order of the
-/// names, each once; empty where a response does not vary.
+/// names, each with the value that the request had, `None` if it had none. In the order of the
+/// names, each once; empty if a response does not vary.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Variant(Vec<(HeaderName, Option<HeaderValue>)>);
 
@@ -251,8 +251,8 @@ pub struct Meta {
     pub is_invalidated: bool,
     /// What proves the body.
     pub proof: Proof,
-    /// What the response was selected by, where its origin says that it varies; then the key is
-    /// that of the variant.
+    /// What the response was selected by, if its origin says that it varies; then the key is that
+    /// of the variant.
     pub variant: Variant,
 }
 
@@ -261,7 +261,7 @@ pub struct Meta {
 const FUTURE_MAX: Duration = Duration::from_secs(5);
 
 /// Whether a response came at a time that is still to come, so that its age is unknown: it was
-/// stored by a process whose clock was ahead.
+/// stored by a process with a clock that was ahead.
 fn is_from_the_future(response_time: Timestamp, now: Timestamp) -> bool {
     response_time > now.plus(FUTURE_MAX)
 }
@@ -367,13 +367,13 @@ pub fn pack(headers: &mut HeaderMap) {
 /// What a narinfo says of the file at its `URL`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct NarClaim {
-    /// `FileHash`, where it is a SHA-256.
+    /// `FileHash`, if it is a SHA-256.
     pub file_hash: Option<Sha256>,
     /// `FileSize` in bytes.
     pub file_size: Option<u64>,
-    /// What the origin is known by that the narinfo came from: the first to be asked for the file,
-    /// and the only one where nothing proves the file. None in what an older version stored; not
-    /// in the form that this derives.
+    /// The identity of the origin that the narinfo came from: the first to be asked for the file,
+    /// and the only one if nothing proves the file. None in what an older version stored; not in
+    /// the form that this derives.
     #[serde(skip)]
     pub source: Option<u32>,
 }

@@ -6,8 +6,8 @@
 //!
 //! An object has the tags that its head says, and its head is what every step looks into.
 //! - A fill, a part or a confirmation that began before: the fence compares the head that is to be
-//!   published, and the one that was confirmed, with each tag that was purged since. Who asks after
-//!   the purge joins no fill of the site that is older, whatever it will bring.
+//! published, and the one that was confirmed, with each tag that was purged since. A request after
+//! the purge joins no older fill of the site, whatever that will bring.
 //! - What is on disk: a record and the rows of its tags come and go in one change of the index, so
 //!   after any crash what is found by its key is found by its tags. A purge that a crash cuts short
 //!   was not answered; each object is gone, stale, or as it was.
@@ -18,7 +18,7 @@
 pub use crate::cache::Purging;
 use crate::cache::{Cache, Scope};
 use crate::metrics::Metrics;
-use crate::object::{Key, Tags};
+use crate::object::{Key, PurgeTags};
 use futures_util::future::join_all;
 
 /// Carries out purges.
@@ -50,11 +50,12 @@ impl Purger {
     /// remembered of absences does not outlast the process.
     pub async fn uploaded(&self, keys: Vec<Key>) {
         if let Err(error) = self.cache.forget_absences(keys).await {
-            tracing::error!(%error, "uploads were not noted; absences last up to a minute");
+            tracing::error!(%error, "uploads not noted; absences last up to a minute");
         }
     }
 
-    /// Purges every object of `site` whose path begins with `prefix`; how many there were.
+    /// Purges every object of `site` with a path that begins with `prefix`; returns how many there
+    /// were.
     pub async fn prefix(&self, site: &str, prefix: &str, purging: Purging) -> u64 {
         let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
         let purged = self.cache.purge(scope, purging).await;
@@ -65,7 +66,7 @@ impl Purger {
     }
 
     /// Purges every object of `site` that has one of `tags`; how many there were.
-    pub async fn tags(&self, site: &str, tags: Tags, purging: Purging) -> u64 {
+    pub async fn tags(&self, site: &str, tags: PurgeTags, purging: Purging) -> u64 {
         let keys: Vec<String> = tags.iter().map(ToString::to_string).collect();
         let scope = Scope::Tags { site: site.to_owned(), tags };
         let purged = self.cache.purge(scope, purging).await;

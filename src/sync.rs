@@ -47,7 +47,7 @@ impl<T> Striped<T> {
     }
 }
 
-/// The same locks, but where a thread simulates, one that is held lets the jobs of that thread go
+/// The same locks, but on a thread that simulates, one that is held lets the jobs of that thread go
 /// on.
 #[cfg(test)]
 mod stepped {
@@ -64,7 +64,7 @@ mod stepped {
         jobs::may_lose_turn();
     }
 
-    /// Waits until `ready` gives something; `None` where threads are real.
+    /// Waits until `ready` gives something; `None` if threads are real.
     fn wait_until<T>(ready: impl FnMut() -> Option<T>) -> Option<T> {
         if orders::is_checked() { orders::wait_until(ready) } else { jobs::wait_until(ready) }
     }
@@ -74,7 +74,7 @@ mod stepped {
         orders::is_checked() || world().is_some()
     }
 
-    /// A number whose uses are steps.
+    /// A number; each use of it is a step of the model.
     #[derive(Debug, Default)]
     pub(crate) struct SteppedU64(AtomicU64);
 

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
-    /// What blocking work goes through; none where nothing bounds it.
+    /// What blocking work goes through; none if nothing bounds it.
     lane: Option<Lane>,
     /// The disk of a simulation that work outside of a lane is done on.
     #[cfg(test)]
@@ -53,14 +53,14 @@ impl Tasks {
         })
     }
 
-    /// The same tasks, whose blocking work takes at most `threads` threads at once. When a job has
+    /// The same tasks, with at most `threads` threads at once for blocking work. When a job has
     /// run for `patience` without a [`step`], its caller gives up and `jobs` is stalled. A job that
     /// waits for a thread is given up while `jobs` is stalled.
     pub fn lane(&self, jobs: &Arc<Jobs>, threads: usize, patience: Duration) -> Self {
         Self { lane: Some(Lane::new(jobs, threads, patience)), ..self.clone() }
     }
 
-    /// The same tasks, for the disk whose jobs those are. Nothing bounds their blocking work.
+    /// The same tasks, for the disk of `jobs`. Nothing bounds their blocking work.
     #[cfg_attr(not(test), expect(unused_variables, reason = "simulations tell disks apart"))]
     pub fn beside(&self, jobs: &Jobs) -> Self {
         Self {

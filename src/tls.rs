@@ -119,13 +119,13 @@ pub enum TlsError {
 /// The certificates in use.
 #[derive(Debug, Clone)]
 pub struct Certificates {
-    current: Arc<ArcSwap<Chain>>,
+    current: Arc<ArcSwap<LoadedCertificates>>,
     provider: Arc<CryptoProvider>,
 }
 
 /// The certificates of one loading, in the order of the config; never empty.
 #[derive(Debug)]
-struct Chain {
+struct LoadedCertificates {
     first: Arc<CertifiedKey>,
     others: Vec<Arc<CertifiedKey>>,
 }
@@ -134,13 +134,13 @@ impl Certificates {
     /// Reads every certificate and key that `tls` names. Blocks on the file system.
     pub fn load(tls: &Tls) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let chain = Chain::load(tls, &provider)?;
+        let chain = LoadedCertificates::load(tls, &provider)?;
         Ok(Self { current: Arc::new(ArcSwap::from_pointee(chain)), provider })
     }
 
-    /// Reads them again; where anything is wrong, those in use stay. Blocks on the file system.
+    /// Reads them again; if anything is wrong, those in use stay. Blocks on the file system.
     pub fn reload(&self, tls: &Tls) -> Result<(), TlsError> {
-        let chain = Chain::load(tls, &self.provider)?;
+        let chain = LoadedCertificates::load(tls, &self.provider)?;
         self.current.store(Arc::new(chain));
         Ok(())
     }
@@ -166,7 +166,7 @@ impl Certificates {
 /// What rustls asks for a certificate in each handshake.
 #[derive(Debug)]
 struct Resolver {
-    current: Arc<ArcSwap<Chain>>,
+    current: Arc<ArcSwap<LoadedCertificates>>,
 }
 
 impl ResolvesServerCert for Resolver {
@@ -175,7 +175,7 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-impl Chain {
+impl LoadedCertificates {
     fn load(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let mut keys = Vec::with_capacity(tls.certificates.len());
         for files in &tls.certificates {
@@ -249,10 +249,10 @@ fn warn_of_expiry(files: &CertificateFiles, key: &CertifiedKey, provider: &Arc<C
     let now = Clock::System.wall().since(Timestamp::from_secs(0));
     match validity(key, now, provider) {
         Validity::Expired => tracing::warn!(
-            %certificate, "this certificate has expired; clients will refuse it: renew it"
+            %certificate, "certificate has expired; renew it"
         ),
         Validity::NotYet => tracing::warn!(
-            %certificate, "this certificate is not valid yet; check it and the system's clock"
+            %certificate, "certificate is not valid yet; check it and the clock"
         ),
         Validity::Current => {
             if validity(key, now + EXPIRY_WARNING, provider) == Validity::Expired {

@@ -21,7 +21,7 @@ const TOTALS: &str = "totals";
 
 /// An index, as the store uses it.
 pub(crate) trait Engine {
-    /// Adds entries in one atomic change; safe from a kill of the process where the engine can.
+    /// Adds entries in one atomic change; safe from a kill of the process if the engine can.
     fn add(&self, entries: &[Entry]) -> Outcome<()>;
     /// Drops entries in one atomic change.
     fn remove(&self, entries: &[Entry]) -> Outcome<()>;

@@ -46,7 +46,7 @@ struct Options {
     /// Engines.
     #[arg(long, value_delimiter = ',', default_value = "fjall,redb")]
     engines: Vec<String>,
-    /// Where the files go; a new folder in it, which is removed at the end.
+    /// The folder for the files; a new one is made in it and removed at the end.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     folder: PathBuf,
     /// Used by this program for its own processes.
@@ -305,7 +305,7 @@ fn table(options: &Options, figures: &BTreeMap<(String, &str, String), f64>) -> 
     Ok(())
 }
 
-/// A few entries in either engine: found where they are, gone where they were removed.
+/// A few entries in either engine: found if they are there, gone if they were removed.
 fn check() -> Outcome<()> {
     for name in ["fjall", "redb"] {
         let place = tempfile::tempdir()?;

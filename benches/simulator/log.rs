@@ -50,7 +50,7 @@ const STATES: [&str; 6] =
     ["hit_memory", "hit_disk", "hit_stale", "revalidated", "miss", "collapsed"];
 
 /// Reads a log. An object is as large as the largest answer with its URL, since an answer may be
-/// a range of it or none of its body; URLs whose body was never seen are left out.
+/// a range of it or none of its body; URLs without a seen body are left out.
 pub(crate) fn read(path: &Path) -> Result<Trace, LogError> {
     let unread = |source| LogError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(unread)?;

@@ -50,7 +50,7 @@ struct Options {
     /// Sizes of the cache, in percent of what all objects asked for take.
     #[arg(long, value_delimiter = ',', default_value = "1,5,10,20")]
     sizes: Vec<u64>,
-    /// Replays only the traces whose names begin so.
+    /// Replays only the traces with names that begin so.
     #[arg(long, default_value = "")]
     trace: String,
     /// An access log of the edge, as JSON lines.
@@ -160,7 +160,7 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     values.sum::<f64>() / count as f64
 }
 
-/// Small traces, the sample among them: fails where the store is worse than it should be.
+/// Small traces, the sample among them: fails if the store is worse than it should be.
 fn check() -> Result<(), Box<dyn Error>> {
     let shape = Shape { paths: 4000, fetches: 40_000, seed: 1 };
     let made = ["zipf 0.9", "scan", "burst"].map(|name| trace(name, shape));

@@ -23,7 +23,7 @@ pub(crate) struct Shape {
     pub(crate) paths: u32,
     /// Paths fetched in all; each is two requests.
     pub(crate) fetches: u32,
-    /// Where the random numbers begin.
+    /// The seed of the random numbers.
     pub(crate) seed: u64,
 }
 
@@ -35,7 +35,7 @@ const NAR_SIGMA: f64 = 2.047;
 const NAR_BYTES_MIN: f64 = 100.0;
 const NAR_BYTES_MAX: f64 = 5e9;
 
-/// The exponent of the Zipf part where there is another part beside it.
+/// The exponent of the Zipf part if there is another part beside it.
 const BACKGROUND_ALPHA: f64 = 0.9;
 
 /// Paths that only scans ask for, for each path of the Zipf part.
@@ -83,7 +83,8 @@ pub(crate) fn zipf(shape: Shape, alpha: f64) -> Trace {
     }
 }
 
-/// A Zipf working set, and crawlers that fetch what nobody else does: old releases, each path once.
+/// A Zipf working set, and crawlers that fetch what no other client does: old releases, each path
+/// once.
 pub(crate) fn scan(shape: Shape) -> Trace {
     let mut random = Random::new(shape.seed, 2);
     let ranks = Zipf::new(shape.paths, BACKGROUND_ALPHA);
@@ -116,7 +117,7 @@ pub(crate) fn scan(shape: Shape) -> Trace {
     }
 }
 
-/// A Zipf background, and releases whose whole new closure many clients fetch soon after.
+/// A Zipf background, and releases: many clients fetch the whole new closure of each soon after.
 pub(crate) fn burst(shape: Shape) -> Trace {
     let mut random = Random::new(shape.seed, 3);
     let ranks = Zipf::new(shape.paths, BACKGROUND_ALPHA);

@@ -49,7 +49,7 @@ struct Options {
     /// Look-ups of each kind.
     #[arg(long, default_value_t = 100_000)]
     look_ups: u64,
-    /// Where the files go; a new folder in it, which is removed at the end.
+    /// The folder for the files; a new one is made in it and removed at the end.
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     folder: PathBuf,
     /// Used by this program for its own processes.
@@ -255,7 +255,7 @@ async fn start(options: &Options, objects: u64) -> Outcome<()> {
     closed(store, tasks).await
 }
 
-/// Where a fill says how many bytes the store counts.
+/// The file in which a fill notes how many bytes the store counts.
 fn usage_path(options: &Options) -> PathBuf {
     options.folder.join("usage")
 }

@@ -2,7 +2,7 @@
 //! another site, or read anything under a name that a page's owner made point here (DNS rebinding).
 //! Pure; asked before a request is routed.
 //!
-//! Browsers say where a request is from (`Origin`, `Sec-Fetch-Site`) and always name languages
+//! Browsers state the origin of a request (`Origin`, `Sec-Fetch-Site`) and always name languages
 //! (`Accept-Language`); programs that scrape and purge do little of that, and reach this listener
 //! by any name. A few of their libraries name languages too, so a request to `/api/` that brings
 //! `Authorization` may come by any name: its token judges it, which no page knows.

@@ -42,14 +42,14 @@ const RATE_MIN: u64 = 64 << 10;
 /// The JSON body.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Body {
+struct FsckBody {
     repair: bool,
     rate: Option<u64>,
 }
 
 /// Reads a JSON body; none is a check without repair.
 pub(super) fn parse(body: &[u8]) -> Result<FsckRequest, serde_json::Error> {
-    let body: Body = if body.is_empty() { Body::default() } else { json::object(body)? };
+    let body: FsckBody = if body.is_empty() { FsckBody::default() } else { json::object(body)? };
     if body.rate.is_some_and(|rate| rate < RATE_MIN) {
         let text =
             format!("\"rate\" is at least {RATE_MIN} bytes a second; leave it out, or DELETE");

@@ -2,7 +2,7 @@
 //! all places are taken, a connection that waits for its client makes room: for the end of a head,
 //! or for an answer to be taken. The one that has waited longest goes first.
 
-use super::parts::{Parts, Shared};
+use super::parts::{AdminParts, AdminState};
 use super::routes;
 use super::token::Tokens;
 use crate::sync::Mutex;
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Why the admin listener could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
+pub enum AdminBindError {
     /// Another process listens there.
     #[error("{address}: in use; stop what listens there, or choose another port in admin.listen")]
     InUse {
@@ -61,13 +61,13 @@ pub enum BindError {
 
 /// A bound admin listener that does not accept yet.
 #[derive(Debug)]
-pub struct Admin {
+pub struct AdminListener {
     listener: TcpListener,
 }
 
-impl Admin {
+impl AdminListener {
     /// Binds `[admin] listen`. Must be called inside a runtime.
-    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+    pub fn bind(address: SocketAddr) -> Result<Self, AdminBindError> {
         let listener = std::net::TcpListener::bind(address)
             .and_then(|listener| {
                 listener.set_nonblocking(true)?;
@@ -77,35 +77,35 @@ impl Admin {
         Ok(Self { listener })
     }
 
-    /// What it is bound to; `None` where the system does not say.
+    /// The bound address; `None` if the system does not say.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.listener.local_addr().ok()
     }
 
     /// Accepts from now on, until `tasks` stops. Returns at once. The tasks are best drained last:
     /// operators ask how a drain goes.
-    pub fn serve(self, parts: Parts, tasks: &Tasks) {
+    pub fn serve(self, parts: AdminParts, tasks: &Tasks) {
         let tokens = Tokens::new(parts.token_file.clone());
-        let shared = Arc::new(Shared { parts, tokens });
+        let shared = Arc::new(AdminState { parts, tokens });
         tasks.spawn("admin accept", accept(self.listener, shared, tasks.clone()));
     }
 }
 
-fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
+fn bind_error(address: SocketAddr, source: io::Error) -> AdminBindError {
     if source.kind() == ErrorKind::AddrInUse {
-        return BindError::InUse { address };
+        return AdminBindError::InUse { address };
     }
     if source.kind() == ErrorKind::PermissionDenied {
-        return BindError::Denied { address };
+        return AdminBindError::Denied { address };
     }
-    BindError::Other { address, source }
+    AdminBindError::Other { address, source }
 }
 
 /// Connections that wait for their clients, the one that has waited longest first.
 #[derive(Default)]
-struct Waiting(Mutex<VecDeque<(u64, CancellationToken)>>);
+struct WaitingConnections(Mutex<VecDeque<(u64, CancellationToken)>>);
 
-impl Waiting {
+impl WaitingConnections {
     /// Ends the first.
     fn make_room(&self) {
         if let Some((_, gone)) = self.0.lock().pop_front() {
@@ -114,10 +114,10 @@ impl Waiting {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
+async fn accept(listener: TcpListener, shared: Arc<AdminState>, tasks: Tasks) {
     let stop = tasks.stopping();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let waiting = Arc::new(Waiting::default());
+    let waiting = Arc::new(WaitingConnections::default());
     for number in 0.. {
         let accepted = async {
             let accepted = listener.accept().await;
@@ -133,7 +133,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
         };
         match accepted {
             Some((Ok((stream, peer)), place)) => {
-                let turn = Turn::new(number, Arc::clone(&waiting));
+                let turn = ConnectionTurn::new(number, Arc::clone(&waiting));
                 let connection =
                     serve(stream, peer, (place, turn), Arc::clone(&shared), tasks.clone());
                 tasks.spawn("admin connection", connection);
@@ -151,16 +151,16 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Tasks) {
 }
 
 /// Which end of a connection has its turn: the client as long as the connection is in the queue.
-struct Turn {
+struct ConnectionTurn {
     number: u64,
     /// Cancelled when it is to make room.
     gone: CancellationToken,
-    waiting: Arc<Waiting>,
+    waiting: Arc<WaitingConnections>,
 }
 
-impl Turn {
+impl ConnectionTurn {
     /// The client's turn.
-    fn new(number: u64, waiting: Arc<Waiting>) -> Self {
+    fn new(number: u64, waiting: Arc<WaitingConnections>) -> Self {
         let turn = Self { number, gone: CancellationToken::new(), waiting };
         turn.of_client();
         turn
@@ -175,7 +175,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for ConnectionTurn {
     fn drop(&mut self) {
         self.of_server();
     }
@@ -184,8 +184,8 @@ impl Drop for Turn {
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
-    (_place, turn): (OwnedSemaphorePermit, Turn),
-    shared: Arc<Shared>,
+    (_place, turn): (OwnedSemaphorePermit, ConnectionTurn),
+    shared: Arc<AdminState>,
     tasks: Tasks,
 ) {
     let gauge = shared.parts.metrics.connections.with_label_values(&["admin"]);

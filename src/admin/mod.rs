@@ -15,7 +15,7 @@ mod token;
 mod uploads;
 
 pub use fsck::{FsckHandler, FsckRefusal, FsckRequest};
-pub use listener::{Admin, BindError};
-pub use parts::{BeforeMetrics, Check, Parts, Readiness, ReadinessProbe};
+pub use listener::{AdminBindError, AdminListener};
+pub use parts::{AdminParts, BeforeMetrics, Readiness, ReadinessCheck, ReadinessProbe};
 pub use purge::{PurgeError, PurgeHandler, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
 pub use uploads::{UploadsError, UploadsHandler, UploadsReply, UploadsRequest};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// What the admin interface speaks of.
 #[derive(Clone)]
-pub struct Parts {
+pub struct AdminParts {
     /// `/metrics`.
     pub metrics: Metrics,
     /// Called before `/metrics` is printed.
@@ -30,15 +30,15 @@ pub struct Parts {
     pub token_file: Option<PathBuf>,
 }
 
-impl fmt::Debug for Parts {
+impl fmt::Debug for AdminParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts").field("token_file", &self.token_file).finish_non_exhaustive()
     }
 }
 
 /// What all requests share.
-pub(super) struct Shared {
-    pub(super) parts: Parts,
+pub(super) struct AdminState {
+    pub(super) parts: AdminParts,
     pub(super) tokens: Tokens,
 }
 
@@ -55,12 +55,12 @@ pub struct Readiness {
     #[serde(rename = "ready")]
     pub is_ready: bool,
     /// The parts.
-    pub checks: Vec<Check>,
+    pub checks: Vec<ReadinessCheck>,
 }
 
 /// What one part says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub struct ReadinessCheck {
     /// The part.
     pub name: String,
     /// Whether it works.

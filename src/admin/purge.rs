@@ -6,8 +6,8 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// Carries out a purge. Runs to its end even when the client does not wait for it only where the
-/// handler spawns the work.
+/// Carries out a purge. If its client leaves, the future is dropped: a handler that spawns the work
+/// completes the purge all the same.
 pub type PurgeHandler =
     Arc<dyn Fn(PurgeRequest) -> BoxFuture<'static, Result<PurgeReply, PurgeError>> + Send + Sync>;
 
@@ -27,7 +27,7 @@ pub struct PurgeRequest {
 pub enum PurgeScope {
     /// These; never empty.
     Paths(Vec<String>),
-    /// All whose path begins so.
+    /// All objects with a path that begins with this text.
     Prefix(String),
     /// All that have one of these tags in `Surrogate-Key`; never empty.
     Keys(Vec<Tag>),
@@ -77,7 +77,7 @@ pub enum PurgeError {
 /// The JSON body.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Body {
+struct PurgeBody {
     site: Option<String>,
     path: Option<String>,
     paths: Option<Vec<String>>,
@@ -90,7 +90,7 @@ struct Body {
 
 /// Why a body is no purge request.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
+pub(super) enum PurgeBodyError {
     /// Not JSON, or with unknown fields.
     #[error("not a purge request: {0}")]
     Json(#[from] serde_json::Error),
@@ -127,8 +127,8 @@ const KEYS_MAX: usize = 256;
 const TOLD_MAX: usize = 100;
 
 /// Reads a JSON body.
-pub(super) fn parse(body: &[u8]) -> Result<PurgeRequest, BodyError> {
-    let Body { site, path, paths, prefix, key, keys, all, soft } = json::object(body)?;
+pub(super) fn parse(body: &[u8]) -> Result<PurgeRequest, PurgeBodyError> {
+    let PurgeBody { site, path, paths, prefix, key, keys, all, soft } = json::object(body)?;
     let paths = one_or_more(path, paths)?;
     let keys = one_or_more(key, keys)?;
     let scope = match (paths, prefix, keys, all) {
@@ -136,7 +136,7 @@ pub(super) fn parse(body: &[u8]) -> Result<PurgeRequest, BodyError> {
         (None, Some(prefix), None, None) => PurgeScope::Prefix(prefix),
         (None, None, Some(keys), None) => PurgeScope::Keys(tags(&keys)?),
         (None, None, None, Some(true)) => PurgeScope::All,
-        _ => return Err(BodyError::Scope),
+        _ => return Err(PurgeBodyError::Scope),
     };
     let wrong = match &scope {
         PurgeScope::Paths(paths) => paths.iter().find(|path| !path.starts_with('/')),
@@ -144,31 +144,31 @@ pub(super) fn parse(body: &[u8]) -> Result<PurgeRequest, BodyError> {
         PurgeScope::Keys(_) | PurgeScope::All => None,
     };
     if let Some(path) = wrong {
-        return Err(BodyError::Path { path: path.clone() });
+        return Err(PurgeBodyError::Path { path: path.clone() });
     }
     let mode = if soft { PurgeMode::Soft } else { PurgeMode::Hard };
     Ok(PurgeRequest { site, scope, mode })
 }
 
-/// What was named by itself or in a list; none where neither was.
+/// What was named by itself or in a list; none if neither was.
 fn one_or_more(
     one: Option<String>,
     list: Option<Vec<String>>,
-) -> Result<Option<Vec<String>>, BodyError> {
+) -> Result<Option<Vec<String>>, PurgeBodyError> {
     match (one, list) {
         (Some(one), None) => Ok(Some(vec![one])),
         (None, Some(list)) if !list.is_empty() => Ok(Some(list)),
         (None, None) => Ok(None),
-        (Some(_) | None, Some(_)) => Err(BodyError::Scope),
+        (Some(_) | None, Some(_)) => Err(PurgeBodyError::Scope),
     }
 }
 
-fn tags(keys: &[String]) -> Result<Vec<Tag>, BodyError> {
+fn tags(keys: &[String]) -> Result<Vec<Tag>, PurgeBodyError> {
     if keys.len() > KEYS_MAX {
-        return Err(BodyError::TooManyKeys { number: keys.len() });
+        return Err(PurgeBodyError::TooManyKeys { number: keys.len() });
     }
     let wrong =
-        |key: &str, error| BodyError::Key { key: key.chars().take(TOLD_MAX).collect(), error };
+        |key: &str, error| PurgeBodyError::Key { key: key.chars().take(TOLD_MAX).collect(), error };
     keys.iter().map(|key| Tag::parse(key).map_err(|error| wrong(key, error))).collect()
 }
 

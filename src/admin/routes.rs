@@ -2,12 +2,12 @@
 
 use super::browser;
 use super::fsck::{self, FsckRefusal, FsckRequest};
-use super::parts::Shared;
+use super::parts::AdminState;
 use super::purge::{self, PurgeError};
 use super::token::AuthError;
 use super::uploads::{UploadsError, UploadsRequest, site_of};
 use crate::filter::{self, NoticeError};
-use crate::policy::request::Refusal;
+use crate::policy::request::RequestRefusal;
 use crate::rfc::authority::Authority;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -48,15 +48,15 @@ found, DELETE ends it
 
 /// Answers a request. A panic in a part's own code is its request's fault alone.
 pub(super) async fn answer(
-    shared: &Shared,
+    shared: &AdminState,
     peer: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    // What the request held is dropped with its panic: nobody sees it half changed.
+    // A panic drops everything that the request held, so no half changed value stays.
     let routed = AssertUnwindSafe(route(shared, peer, request)).catch_unwind().await;
     let mut response = routed.unwrap_or_else(|_| {
         shared.parts.metrics.request_panics.inc();
-        tracing::error!("an admin request ended in a panic");
+        tracing::error!("admin request panicked");
         error(StatusCode::INTERNAL_SERVER_ERROR, "a fault of Narthex; see its log")
     });
     let headers = response.headers_mut();
@@ -65,7 +65,11 @@ pub(super) async fn answer(
     response
 }
 
-async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn route(
+    shared: &AdminState,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
     // Probes of load balancers name no host, or an empty one; a browser always names one.
     let names_none = request.headers().get_all(HOST).iter().all(HeaderValue::is_empty);
@@ -73,13 +77,13 @@ async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
     if let Err(problem) = host
         && !(is_read && names_none)
     {
-        let reason = Refusal::from(problem).reason();
+        let reason = RequestRefusal::from(problem).reason();
         shared.parts.metrics.requests_refused.with_label_values(&[reason]).inc();
         return error(StatusCode::BAD_REQUEST, &problem.to_string());
     }
     if let Some(suspicion) = browser::suspicion(request.uri().path(), request.headers()) {
         shared.parts.metrics.requests_refused.with_label_values(&[suspicion.as_str()]).inc();
-        tracing::warn!(%peer, problem = %suspicion, "a request to the admin listener was refused");
+        tracing::warn!(%peer, problem = %suspicion, "admin request refused");
         return error(StatusCode::FORBIDDEN, &suspicion.to_string());
     }
     match request.uri().path() {
@@ -101,24 +105,28 @@ async fn route(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
     }
 }
 
-fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
+fn readiness(shared: &AdminState) -> Response<Full<Bytes>> {
     let readiness = (shared.parts.readiness)();
     let status = if readiness.is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &readiness)
 }
 
-fn metrics(shared: &Shared) -> Response<Full<Bytes>> {
+fn metrics(shared: &AdminState) -> Response<Full<Bytes>> {
     (shared.parts.before_metrics)();
     match shared.parts.metrics.text() {
         Ok(text) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
         Err(problem) => {
-            tracing::error!(error = %problem, "metrics cannot be printed");
+            tracing::error!(error = %problem, "cannot print metrics");
             error(StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be printed; see the log")
         }
     }
 }
 
-async fn purge(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn purge(
+    shared: &AdminState,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     if let Err(problem) = shared.tokens.check(peer, authorization).await {
         return unauthorized(shared, peer, &problem);
@@ -146,7 +154,7 @@ async fn purge(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Res
 }
 
 async fn uploads(
-    shared: &Shared,
+    shared: &AdminState,
     peer: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
@@ -181,7 +189,11 @@ async fn uploads(
     }
 }
 
-async fn fsck(shared: &Shared, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn fsck(
+    shared: &AdminState,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
     if let Err(problem) = shared.tokens.check(peer, authorization).await {
         return unauthorized(shared, peer, &problem);
@@ -233,7 +245,7 @@ async fn body_of(
     Err(Box::new(refused))
 }
 
-fn unauthorized(shared: &Shared, peer: IpAddr, problem: &AuthError) -> Response<Full<Bytes>> {
+fn unauthorized(shared: &AdminState, peer: IpAddr, problem: &AuthError) -> Response<Full<Bytes>> {
     let (reason, status) = match problem {
         AuthError::Off => ("admin_off", StatusCode::FORBIDDEN),
         AuthError::File { .. } => ("admin_token_file", StatusCode::INTERNAL_SERVER_ERROR),
@@ -241,7 +253,7 @@ fn unauthorized(shared: &Shared, peer: IpAddr, problem: &AuthError) -> Response<
         AuthError::TooMany => ("admin_token_guesses", StatusCode::TOO_MANY_REQUESTS),
     };
     shared.parts.metrics.requests_refused.with_label_values(&[reason]).inc();
-    tracing::warn!(%peer, %problem, "a request to the admin listener was refused");
+    tracing::warn!(%peer, %problem, "admin request refused");
     let mut response = error(status, &problem.to_string());
     let headers = response.headers_mut();
     match problem {
@@ -270,7 +282,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_string(value) {
         Ok(text) => respond(status, "application/json", text + "\n"),
         Err(problem) => {
-            tracing::error!(error = %problem, "an answer cannot be written as JSON");
+            tracing::error!(error = %problem, "cannot write answer as JSON");
             respond(StatusCode::INTERNAL_SERVER_ERROR, "application/json", "{}\n")
         }
     }

@@ -1,8 +1,8 @@
 //! Scenarios over a real socket: what an operator asks and gets.
 
 use super::{
-    Admin, BindError, Check, FsckRefusal, FsckRequest, Parts, PurgeError, PurgeReply, PurgeRequest,
-    PurgeScope, Readiness, UploadsError, UploadsReply,
+    AdminBindError, AdminListener, AdminParts, FsckRefusal, FsckRequest, PurgeError, PurgeReply,
+    PurgeRequest, PurgeScope, Readiness, ReadinessCheck, UploadsError, UploadsReply,
 };
 use crate::metrics::Metrics;
 use crate::store::{CheckReport, CheckStage, Mode};
@@ -31,7 +31,7 @@ struct Office {
 
 impl Office {
     fn open(token_file: Option<PathBuf>) -> Self {
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let admin = AdminListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let office = Self {
             address: admin.local_address().unwrap(),
             metrics: Metrics::new().unwrap(),
@@ -40,13 +40,16 @@ impl Office {
             purges: Arc::default(),
         };
         let (is_ready, purges) = (Arc::clone(&office.is_ready), Arc::clone(&office.purges));
-        let parts = Parts {
+        let parts = AdminParts {
             before_metrics: Arc::new(|| ()),
             metrics: office.metrics.clone(),
             readiness: Arc::new(move || {
                 let is_ready = is_ready.load(Ordering::Relaxed);
-                let check =
-                    Check { name: "disk".to_owned(), is_ok: is_ready, detail: "d".to_owned() };
+                let check = ReadinessCheck {
+                    name: "disk".to_owned(),
+                    is_ok: is_ready,
+                    detail: "d".to_owned(),
+                };
                 Readiness { is_ready, checks: vec![check] }
             }),
             uploads: Arc::new(|request| {
@@ -300,8 +303,8 @@ async fn a_drain_closes_the_listener_and_answers_what_is_under_way() {
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let office = Office::open(None);
-    let error = Admin::bind(office.address).unwrap_err();
-    assert!(matches!(error, BindError::InUse { .. }), "{error}");
+    let error = AdminListener::bind(office.address).unwrap_err();
+    assert!(matches!(error, AdminBindError::InUse { .. }), "{error}");
 }
 
 /// FAULTS.md F7a, F7b.

@@ -25,7 +25,7 @@ const TOKEN_BYTES_MAX: u64 = 4096;
 const GUESSES_MAX: u32 = 10;
 /// See [`GUESSES_MAX`].
 const WINDOW: Duration = Duration::from_mins(1);
-/// How long the comparison of a token takes whose address sent too many wrong ones.
+/// How long the comparison of a token takes after its address sent too many wrong ones.
 const TURN: Duration = Duration::from_millis(1);
 /// Addresses remembered for their guesses; beyond, the oldest are forgotten with all others.
 const ADDRESSES_MAX: usize = 1024;
@@ -57,8 +57,8 @@ pub(super) enum AuthError {
 pub(super) struct Tokens {
     file: Option<PathBuf>,
     guesses: Mutex<Guesses>,
-    /// Held during the comparison of a token whose address sent too many wrong ones; first come,
-    /// first served.
+    /// Held while a token is compared after its address sent too many wrong ones; first come, first
+    /// served.
     turn: AsyncMutex<()>,
 }
 

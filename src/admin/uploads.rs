@@ -5,8 +5,8 @@ use crate::filter::{Event, NoticeError};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 
-/// Takes notices of uploads; whatever it answers with an error is to be sent again. Runs to its end
-/// even when the client does not wait for it only where the handler spawns the work.
+/// Takes notices of uploads; the feed sends again what was answered with an error. If the client
+/// leaves, the future is dropped: a handler that spawns the work completes it all the same.
 pub type UploadsHandler = Arc<
     dyn Fn(UploadsRequest) -> BoxFuture<'static, Result<UploadsReply, UploadsError>> + Send + Sync,
 >;
@@ -39,9 +39,9 @@ pub enum UploadsError {
         name: String,
     },
     /// It cannot be told which site's feed speaks.
-    #[error("several sites have an absence filter; say whose feed this is with ?site=NAME")]
+    #[error("several sites have an absence filter; name the site of this feed with ?site=NAME")]
     WhichSite,
-    /// They cannot be read, so that nobody knows what they told of.
+    /// They cannot be read, so the uploads that they tell of stay unknown.
     #[error("{0}")]
     Unreadable(#[from] NoticeError),
     /// They cannot be noted now.

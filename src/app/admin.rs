@@ -1,12 +1,12 @@
 //! What the admin listener is given: metrics that are up to date, readiness, purging, notices of
 //! uploads, and checks of the disk tier. Called by the assembly, once.
 
-use super::filters::Filters;
+use super::filters::SiteFilters;
 use super::purging::purge;
-use super::readiness::Ready;
-use super::uploads::Uploads;
-use super::written::Written;
-use crate::admin::{FsckRefusal, FsckRequest, Parts};
+use super::readiness::ReadinessSources;
+use super::uploads::UploadNotices;
+use super::written::WrittenBytes;
+use crate::admin::{AdminParts, FsckRefusal, FsckRequest};
 use crate::metrics::Metrics;
 use crate::purge::Purger;
 use crate::store::{CheckReport, CheckStart, Disks};
@@ -16,18 +16,18 @@ use std::sync::Arc;
 
 /// The parts of the admin listener.
 pub(super) fn parts(
-    ready: Ready,
+    ready: ReadinessSources,
     purger: Purger,
     metrics: Metrics,
-    uploads: Uploads,
-    filters: Arc<Filters>,
+    uploads: UploadNotices,
+    filters: Arc<SiteFilters>,
     token_file: Option<PathBuf>,
-) -> Parts {
+) -> AdminParts {
     let engine = Arc::clone(&ready.engine);
     let store = ready.cache.store().cloned();
     let (cache, gauges) = (ready.cache.clone(), metrics.clone());
-    let written = Written::default();
-    Parts {
+    let written = WrittenBytes::default();
+    AdminParts {
         metrics,
         before_metrics: Arc::new(move || {
             cache.report(&gauges);

@@ -5,7 +5,7 @@
 
 use crate::clock::Clock;
 use crate::config::{AbsenceFilter, Config};
-use crate::filter::{Filter, LoadError, Newer};
+use crate::filter::{Filter, FilterUpdate, LoadError};
 use crate::metrics::Metrics;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
@@ -27,7 +27,7 @@ pub struct FilterError {
 
 /// The filters of the process.
 #[derive(Debug)]
-pub(super) struct Filters {
+pub(super) struct SiteFilters {
     by_name: Mutex<ByName>,
     clock: Clock,
     metrics: Metrics,
@@ -35,12 +35,12 @@ pub(super) struct Filters {
 
 /// What a reload will take over.
 #[derive(Debug)]
-pub(super) struct Prepared {
+pub(super) struct PreparedFilters {
     by_name: ByName,
-    changes: Vec<(Arc<Filter>, AbsenceFilter, Newer)>,
+    changes: Vec<(Arc<Filter>, AbsenceFilter, FilterUpdate)>,
 }
 
-impl Prepared {
+impl PreparedFilters {
     /// The filters of the sites to come.
     pub(super) fn filters(&self) -> &ByName {
         &self.by_name
@@ -51,7 +51,7 @@ fn configured(config: &Config) -> impl Iterator<Item = (&str, &AbsenceFilter)> {
     config.sites.iter().filter_map(|site| Some((site.name.as_str(), site.absence_filter.as_ref()?)))
 }
 
-impl Filters {
+impl SiteFilters {
     /// The filters of `config`, none of them loaded.
     pub(super) fn new(config: &Config, clock: Clock, metrics: Metrics) -> Self {
         let made = |(name, settings): (&str, &AbsenceFilter)| {
@@ -68,7 +68,7 @@ impl Filters {
             let own = tasks.clone();
             tasks.spawn("absence filter", async move {
                 if let Err(error) = own.blocking("absence filter", move || filter.start()).await {
-                    tracing::error!(%error, "an absence filter was not loaded");
+                    tracing::error!(%error, "absence filter not loaded");
                 }
             });
         }
@@ -85,9 +85,9 @@ impl Filters {
     }
 
     /// Looks at what `config` says of filters; nothing is changed. Blocking.
-    pub(super) fn prepare(&self, config: &Config) -> Result<Prepared, FilterError> {
+    pub(super) fn prepare(&self, config: &Config) -> Result<PreparedFilters, FilterError> {
         let old = self.by_name();
-        let mut prepared = Prepared { by_name: HashMap::new(), changes: Vec::new() };
+        let mut prepared = PreparedFilters { by_name: HashMap::new(), changes: Vec::new() };
         for (name, settings) in configured(config) {
             let failed = |source| FilterError { site: name.to_owned(), source };
             let kept = old.get(name).filter(|filter| filter.serves(settings));
@@ -95,7 +95,7 @@ impl Filters {
                 // What was wrong with its journal at the start need not keep the rest from
                 // changing.
                 if let Err(error) = filter.open() {
-                    tracing::error!(site = name, %error, "the absence filter stays aside");
+                    tracing::error!(site = name, %error, "absence filter stays unused");
                 }
                 Arc::clone(filter)
             } else {
@@ -112,7 +112,7 @@ impl Filters {
     }
 
     /// Takes over what was prepared. Blocking.
-    pub(super) fn adopt(&self, prepared: Prepared) {
+    pub(super) fn adopt(&self, prepared: PreparedFilters) {
         for (filter, settings, newer) in prepared.changes {
             filter.adopt(Some(settings), newer);
         }

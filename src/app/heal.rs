@@ -20,7 +20,7 @@ pub(super) async fn run(
         while let Some(key) = damaged.recv().await {
             let refetched = engine.refetch(&key).await;
             metrics.healed_objects.with_label_values(&[refetched.as_str()]).inc();
-            tracing::info!(path = key.path(), ?refetched, "a damaged object");
+            tracing::info!(path = key.path(), ?refetched, "damaged object");
         }
     };
     tokio::select! {

@@ -13,7 +13,7 @@ mod tests;
 mod uploads;
 mod written;
 
-use crate::admin::{self as admin_door, Admin};
+use crate::admin::{self as admin_door, AdminListener};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::cluster::{InstanceName, NameError};
@@ -29,31 +29,31 @@ use crate::purge::Purger;
 use crate::store::{Disks, OpenError};
 use crate::sync::Mutex;
 use crate::tasks::{BlockingError, Tasks};
-use crate::telemetry::{self, AccessLog, Sink};
+use crate::telemetry::{self, AccessLog, AccessLogSink};
 use crate::tls::{Certificates, Protocols, TlsError};
 use drain::Stages;
 pub use filters::FilterError;
-use filters::Filters;
+use filters::SiteFilters;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
-use readiness::Ready;
+use readiness::ReadinessSources;
 use sites::SitesError;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use uploads::Uploads;
+use uploads::UploadNotices;
 
 /// What the environment of the process brings, so that tests can bring something else.
 #[derive(Debug)]
 pub struct Surroundings {
     /// The time.
     pub clock: Clock,
-    /// Where the access log goes.
-    pub access_log: Sink,
+    /// The destination of the access log.
+    pub access_log: AccessLogSink,
 }
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { clock: Clock::System, access_log: Sink::Stdout }
+        Self { clock: Clock::System, access_log: AccessLogSink::Stdout }
     }
 }
 
@@ -68,7 +68,7 @@ pub enum StartError {
     Bind(#[from] ListenError),
     /// The admin listener.
     #[error(transparent)]
-    Admin(#[from] admin_door::BindError),
+    Admin(#[from] admin_door::AdminBindError),
     /// A certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -80,7 +80,7 @@ pub enum StartError {
     Filter(#[from] FilterError),
     /// The access log.
     #[error(transparent)]
-    AccessLog(#[from] telemetry::StartError),
+    AccessLog(#[from] telemetry::AccessLogError),
     /// This instance's name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -94,7 +94,7 @@ pub enum StartError {
 
 /// A running edge.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningEdge {
     /// What the public listeners are bound to.
     pub addresses: Vec<(Door, SocketAddr)>,
     /// What the admin listener is bound to.
@@ -104,7 +104,7 @@ pub struct Running {
     engine: Arc<Engine>,
     config: Mutex<Config>,
     certificates: Option<Certificates>,
-    filters: Arc<Filters>,
+    filters: Arc<SiteFilters>,
     clock: Clock,
     stages: Stages,
     log: Arc<AccessLog>,
@@ -114,14 +114,14 @@ pub struct Running {
 ///
 /// An origin that cannot be reached does not hold it up: it serves what it holds, and says in its
 /// log and readiness what is wrong.
-pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running, StartError> {
+pub async fn start(config: Config, surroundings: Surroundings) -> Result<RunningEdge, StartError> {
     let metrics = Metrics::new()?;
     let stages = Stages::default();
     let tasks = stages.work.clone();
     let clock = surroundings.clock;
     let instance = InstanceName::new(&config.server.name)?;
     let certificates = certificates(&config.server, &tasks).await?;
-    let filters = Arc::new(Filters::new(&config, clock.clone(), metrics.clone()));
+    let filters = Arc::new(SiteFilters::new(&config, clock.clone(), metrics.clone()));
     let tls = tls_settings(&config.server, certificates.as_ref())?;
     let front = Front::bind(&config.server, tls)?;
     let addresses = front.local_addresses();
@@ -129,7 +129,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let sites = sites::build(&config, &addresses, &clock, &metrics, &tasks, &by_name)?;
     let sites = Sites::new(sites);
     name(&config, &metrics);
-    let admin = config.admin.listen.map(Admin::bind).transpose()?;
+    let admin = config.admin.listen.map(AdminListener::bind).transpose()?;
     let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);
     let store = open_store(&config, &metrics, &stages.store).await?;
     let cache = Cache::new(Memory::new(&config.memory, &metrics), store, tasks.clone());
@@ -149,26 +149,30 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
         let heal = heal::run(Arc::clone(&engine), damaged, metrics.clone(), tasks.stopping());
         tasks.spawn("heal", heal);
     }
-    let admin_address = admin.as_ref().and_then(Admin::local_address);
+    let admin_address = admin.as_ref().and_then(AdminListener::local_address);
     if let Some(door) = admin {
         let purger = Purger::new(cache.clone(), metrics.clone());
-        let uploads = Uploads {
+        let uploads = UploadNotices {
             engine: Arc::clone(&engine),
             purger: purger.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         };
-        let ready = Ready { engine: Arc::clone(&engine), cache, leaving: stages.leaving.clone() };
+        let ready = ReadinessSources {
+            engine: Arc::clone(&engine),
+            cache,
+            leaving: stages.leaving.clone(),
+        };
         let token_file = config.admin.token_file.clone();
         let filters = Arc::clone(&filters);
         let parts = admin::parts(ready, purger, metrics.clone(), uploads, filters, token_file);
         door.serve(parts, &stages.admin);
     }
     filters.load(&tasks);
-    front.serve(Arc::new(Behind(Arc::clone(&engine))), &metrics, &tasks);
+    front.serve(Arc::new(EngineService(Arc::clone(&engine))), &metrics, &tasks);
     tasks.spawn("probe", readiness::probe(engine.sites()));
     say_serving(&instance, &addresses, admin_address);
-    Ok(Running {
+    Ok(RunningEdge {
         addresses,
         admin: admin_address,
         metrics,
@@ -182,10 +186,10 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     })
 }
 
-impl Running {
-    /// Takes over what may change while running: sites, origins, keys, lifetimes, certificates.
-    /// Where anything is wrong, everything stays as it was. Gives the sections whose change
-    /// needs a restart.
+impl RunningEdge {
+    /// Takes over what may change while running: sites, origins, keys, lifetimes, certificates. If
+    /// anything is wrong, everything stays as it was. Returns the changed sections that need a
+    /// restart.
     pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
         let (filters, looked_at) = (Arc::clone(&self.filters), config.clone());
         let looking = move || filters.prepare(&looked_at);
@@ -216,7 +220,7 @@ impl Running {
     }
 
     /// Says that it is not ready, stops accepting after `[server.timeouts] lame_duck`, lets answers
-    /// under way end within `drain`, then closes the admin listener, then the store. True where
+    /// under way end within `drain`, then closes the admin listener, then the store. True if
     /// everything ended by itself.
     pub async fn drain(self) -> bool {
         let timeouts = self.config.lock().server.timeouts.clone();
@@ -271,9 +275,9 @@ fn needs_restart(server: &Server) -> Server {
 }
 
 /// The engine behind the doors.
-struct Behind(Arc<Engine>);
+struct EngineService(Arc<Engine>);
 
-impl Handler<AnswerBody> for Behind {
+impl Handler<AnswerBody> for EngineService {
     fn answer(
         &self,
         request: Request<Incoming>,

@@ -3,7 +3,7 @@
 
 use crate::admin::{PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
 use crate::engine::{Engine, ServedSite};
-use crate::object::{Key, Tags};
+use crate::object::{Key, PurgeTags};
 use crate::purge::{Purger, Purging};
 use crate::rfc::path::canonicalise;
 use futures_util::{StreamExt, stream};
@@ -33,7 +33,7 @@ pub(super) async fn purge(
             counts.fold(0, async |sum: u64, count| sum.saturating_add(count)).await
         }
         (PurgeScope::Keys(tags), purging) => {
-            purger.tags(site_of(engine, request.site)?.name(), Tags::new(tags), purging).await
+            purger.tags(site_of(engine, request.site)?.name(), PurgeTags::new(tags), purging).await
         }
         (PurgeScope::Prefix(prefix), purging) => {
             purger.prefix(site_of(engine, request.site)?.name(), &prefix, purging).await

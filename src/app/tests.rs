@@ -2,13 +2,13 @@
 //! nothing stays fresh for longer, whether the process goes on or another one begins, and no client
 //! waits for the disk.
 
-use super::{Running, Surroundings, start};
+use super::{RunningEdge, Surroundings, start};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{self, Sources};
 use crate::object::Key;
 use crate::store::At;
 use crate::sync::Mutex;
-use crate::telemetry::Sink;
+use crate::telemetry::AccessLogSink;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,13 +70,13 @@ impl Bench {
         text.into()
     }
 
-    async fn start(&self, clock: &ManualClock) -> Running {
+    async fn start(&self, clock: &ManualClock) -> RunningEdge {
         let url = format!("file://{}", self.at("origin").display());
         self.start_before(&url, clock).await
     }
 
     /// An edge before the origin at `url`.
-    async fn start_before(&self, url: &str, clock: &ManualClock) -> Running {
+    async fn start_before(&self, url: &str, clock: &ManualClock) -> RunningEdge {
         let text = format!(
             "[server]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\n\
              [admin]\nlisten = \"off\"\n\
@@ -91,16 +91,18 @@ impl Bench {
         let sources = Sources { file: Some((self.at("narthex.toml"), text)), ..Sources::default() };
         let loaded = config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
         let clock = Clock::Manual(clock.clone());
-        start(loaded.config, Surroundings { clock, access_log: Sink::Stdout }).await.unwrap()
+        start(loaded.config, Surroundings { clock, access_log: AccessLogSink::Stdout })
+            .await
+            .unwrap()
     }
 }
 
-async fn get(edge: &Running, path: &str) -> Said {
+async fn get(edge: &RunningEdge, path: &str) -> Said {
     ask(edge, path, "").await
 }
 
 /// GET with more header lines, each ended by CRLF.
-async fn ask(edge: &Running, path: &str, lines: &str) -> Said {
+async fn ask(edge: &RunningEdge, path: &str, lines: &str) -> Said {
     let mut client = TcpStream::connect(edge.addresses[0].1).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{lines}\r\n");
     client.write_all(request.as_bytes()).await.unwrap();
@@ -115,7 +117,7 @@ async fn ask(edge: &Running, path: &str, lines: &str) -> Said {
 }
 
 /// GET of a large body, until it is stored: the answer to a fetch may end before that.
-async fn get_stored(edge: &Running, path: &str) -> usize {
+async fn get_stored(edge: &RunningEdge, path: &str) -> usize {
     for _ in 0..1_000 {
         let (status, age, body) = get(edge, path).await;
         assert_eq!(status, 200);

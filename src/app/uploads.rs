@@ -16,14 +16,14 @@ use std::sync::Arc;
 
 /// What notices are carried out with.
 #[derive(Debug, Clone)]
-pub(super) struct Uploads {
+pub(super) struct UploadNotices {
     pub(super) engine: Arc<Engine>,
     pub(super) purger: Purger,
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
 }
 
-impl Uploads {
+impl UploadNotices {
     /// Takes what `request` tells of.
     pub(super) async fn take(&self, request: UploadsRequest) -> Result<UploadsReply, UploadsError> {
         let sites = self.sites(request.site)?;
@@ -34,7 +34,7 @@ impl Uploads {
                 for site in &sites {
                     if let Some(filter) = &site.filter {
                         let name = site.name();
-                        tracing::error!(site = name, %error, "a notice of uploads is unreadable");
+                        tracing::error!(site = name, %error, "unreadable upload notice");
                         self.blocking(filter, Filter::lose).await?;
                     }
                 }
@@ -110,7 +110,7 @@ impl Uploads {
             Some(filter) => {
                 let taken = self.blocking(filter, move |filter| filter.take(&events)).await?;
                 taken.map_err(|error| {
-                    tracing::error!(site = site.name(), %error, "notices of uploads are refused");
+                    tracing::error!(site = site.name(), %error, "upload notices refused");
                     UploadsError::Refused { detail: error.to_string() }
                 })
             }

@@ -1,17 +1,17 @@
 //! What the process makes the kernel write to disks, so that an operator can hold it against what
 //! the disk tier was given: bodies, the index with its journal and its compaction, and all else.
-//! Reads `/proc` when metrics are read; where that tells nothing, the counter stays.
+//! Reads `/proc` when metrics are read; if that gives nothing, the counter stays.
 
 use crate::metrics::Metrics;
 use crate::sync::Mutex;
 
 /// What has been counted so far.
 #[derive(Debug, Default)]
-pub(super) struct Written {
+pub(super) struct WrittenBytes {
     bytes: Mutex<u64>,
 }
 
-impl Written {
+impl WrittenBytes {
     /// Counts what was written since the last time.
     pub(super) fn report(&self, metrics: &Metrics) {
         let Ok(text) = std::fs::read_to_string("/proc/self/io") else { return };
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn what_was_counted_once_is_not_counted_again() {
-        let (metrics, written) = (Metrics::new().unwrap(), Written::default());
+        let (metrics, written) = (Metrics::new().unwrap(), WrittenBytes::default());
         *written.bytes.lock() = u64::MAX;
         written.report(&metrics);
         assert_eq!(metrics.disk_written_bytes.get(), 0);

@@ -3,8 +3,9 @@
 //!
 //! Nothing is looked for when a purge comes: a claim that is held says how many purges had been
 //! raised before it came, and the second fence is asked each time it is used. A claim that may come
-//! from what was purged since is forgotten and read again from disk, where a narinfo that goes
-//! takes its claim with it. One that is on no disk counts if its narinfo is still in memory.
+//! from what was purged since is forgotten and read again from disk; there, a narinfo that is
+//! removed takes its claim with it. One that is on no disk counts if its narinfo is still in
+//! memory.
 
 use super::found::ClaimOf;
 use super::tiers::Cache;
@@ -14,7 +15,7 @@ use crate::object::{Key, NarClaim};
 use crate::store::{ClaimUnknown, Published};
 
 impl Cache {
-    /// What a narinfo said of `key`, where its class is that of NARs.
+    /// What a narinfo said of `key`, if its class is that of NARs.
     pub async fn claim_of_nar(
         &self,
         key: &Key,

@@ -23,8 +23,9 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Objects of one site, and tags of one site, whose last purge is remembered; and objects of one
-/// site whose last upload is: minutes of them, at the most that S3 was seen to tell of.
+/// The last purges of so many objects and of so many tags of one site are remembered, and the last
+/// uploads of so many objects. At the highest rate of notices seen from S3, that is minutes of
+/// uploads.
 const NAMES_MAX: usize = 65_536;
 
 /// Purges of prefixes that are remembered of one site.
@@ -32,7 +33,7 @@ const PREFIXES_MAX: usize = 1_024;
 
 /// A moment, counted in purges, in uploads and in publications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
+pub struct FenceEpoch {
     purges: u64,
     uploads: u64,
     /// The number of the next publication at that time; what is below it was there before.
@@ -42,7 +43,7 @@ pub struct Ticket {
 /// The purges and the uploads that were raised.
 #[derive(Debug, Default)]
 pub struct Fence {
-    raised: RwLock<Raised>,
+    raised: RwLock<RaisedPurges>,
     /// Purges raised so far; changed under the lock alone.
     purges: AtomicU64,
     /// Uploads raised so far; changed under the lock alone.
@@ -50,17 +51,17 @@ pub struct Fence {
 }
 
 #[derive(Debug, Default)]
-struct Raised {
+struct RaisedPurges {
     purges: u64,
     uploads: u64,
     /// The last purge of everything.
     all: u64,
-    sites: HashMap<Box<str>, Site>,
+    sites: HashMap<Box<str>, SiteFence>,
 }
 
 /// What was raised of one site.
 #[derive(Debug, Default)]
-struct Site {
+struct SiteFence {
     keys: Latest<KeyHash>,
     tags: Latest<TagHash>,
     /// The last purge by any tag.
@@ -119,8 +120,8 @@ impl<N: Hash + Eq + Copy> Latest<N> {
 impl Fence {
     /// A ticket of this moment, when `publications` is the number of the next publication. Never
     /// waits.
-    pub fn ticket(&self, publications: u64) -> Ticket {
-        Ticket {
+    pub fn ticket(&self, publications: u64) -> FenceEpoch {
+        FenceEpoch {
             purges: self.purges(),
             uploads: self.uploads.load(Ordering::Acquire),
             publications,
@@ -132,13 +133,13 @@ impl Fence {
         self.purges.load(Ordering::Acquire)
     }
 
-    /// Whether no purge that may be of the object whose key has this hash, of `site`, was raised
-    /// since there were `purges`.
+    /// Whether no purge was raised, since there were `purges`, that may cover the object of `site`
+    /// with this hash of its key.
     pub fn allows_hash(&self, purges: u64, site: &str, hash: KeyHash) -> bool {
         purges == self.purges() || self.raised.read().allows_hash(purges, site, hash)
     }
 
-    /// As [`Fence::leave`] for something that comes from the object whose key has this hash.
+    /// As [`Fence::leave`] for something that comes from the object with this hash of its key.
     pub fn leave_hash<T>(
         &self,
         purges: u64,
@@ -151,17 +152,17 @@ impl Fence {
 
     /// Whether an object with these heads may be published: no purge of any of them was raised
     /// since `ticket`. What is published later may be older than a purge: see [`Fence::leave`].
-    pub fn allows(&self, ticket: Ticket, heads: &[&Meta]) -> bool {
+    pub fn allows(&self, ticket: FenceEpoch, heads: &[&Meta]) -> bool {
         let raised = self.raised.read();
         heads.iter().all(|meta| raised.allows_head(ticket, meta))
     }
 
     /// Calls `publish` while no purge can be raised, if an object with these heads may be
-    /// published: the one that it gets and, where that was confirmed, the one that it had.
+    /// published: its new head and, if it was confirmed, its former head.
     /// `publish` does neither I/O nor anything with this fence.
     pub fn leave<T>(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         heads: &[&Meta],
         publish: impl FnOnce() -> T,
     ) -> Option<T> {
@@ -173,7 +174,7 @@ impl Fence {
     /// too.
     pub fn leave_absent<T>(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         meta: &Meta,
         publish: impl FnOnce() -> T,
     ) -> Option<T> {
@@ -190,8 +191,8 @@ impl Fence {
     }
 
     /// Whether a purge that may be of `key` was raised, or `key` was uploaded, since `ticket`.
-    /// Waits only where any was, and then for no I/O.
-    pub fn is_raised_since(&self, ticket: Ticket, key: &Key) -> bool {
+    /// Waits only if any was, and then for no I/O.
+    pub fn is_raised_since(&self, ticket: FenceEpoch, key: &Key) -> bool {
         let uploads = self.uploads.load(Ordering::Acquire);
         if (self.purges(), uploads) == (ticket.purges, ticket.uploads) {
             return false;
@@ -214,12 +215,17 @@ impl Fence {
     /// Raises the purge of an object by a write to it. A ticket of that moment, when `publications`
     /// is the next publication, for what the write has brought; none if another purge that may be
     /// of the object was raised since `began`, before the write.
-    pub fn raise_written(&self, key: &Key, began: Ticket, publications: u64) -> Option<Ticket> {
+    pub fn raise_written(
+        &self,
+        key: &Key,
+        began: FenceEpoch,
+        publications: u64,
+    ) -> Option<FenceEpoch> {
         let mut raised = self.raised.write();
         let is_alone = raised.allows_key(began, key);
         let purges = raised.note(&Scope::Key(key.clone()));
         self.purges.store(purges, Ordering::Release);
-        is_alone.then(|| Ticket { purges, uploads: raised.uploads, publications })
+        is_alone.then(|| FenceEpoch { purges, uploads: raised.uploads, publications })
     }
 
     /// Holds back the absences that older fills bring of these: they were uploaded.
@@ -234,8 +240,8 @@ impl Fence {
     }
 }
 
-impl Raised {
-    fn site(&mut self, name: &str) -> &mut Site {
+impl RaisedPurges {
+    fn site(&mut self, name: &str) -> &mut SiteFence {
         self.sites.entry(name.into()).or_default()
     }
 
@@ -255,15 +261,18 @@ impl Raised {
                 self.all = number;
                 // An older one of a site says nothing more; its uploads do.
                 for site in self.sites.values_mut() {
-                    *site = Site { uploads: std::mem::take(&mut site.uploads), ..Site::default() };
+                    *site = SiteFence {
+                        uploads: std::mem::take(&mut site.uploads),
+                        ..SiteFence::default()
+                    };
                 }
             }
         }
         number
     }
 
-    fn allows_head(&self, ticket: Ticket, meta: &Meta) -> bool {
-        let is_tagged = |site: &Site| {
+    fn allows_head(&self, ticket: FenceEpoch, meta: &Meta) -> bool {
+        let is_tagged = |site: &SiteFence| {
             let own = tags::hashes(meta.key.site(), tags::lines(&meta.headers));
             own.into_iter().any(|tag| site.tags.may_be_since(tag, ticket.purges))
         };
@@ -271,7 +280,7 @@ impl Raised {
     }
 
     /// Any tag might be one of the object's.
-    fn allows_key(&self, ticket: Ticket, key: &Key) -> bool {
+    fn allows_key(&self, ticket: FenceEpoch, key: &Key) -> bool {
         self.allows(ticket, key, |_| true)
     }
 
@@ -280,7 +289,7 @@ impl Raised {
         if purges == self.purges {
             return true;
         }
-        let is_covered = |site: &Site| {
+        let is_covered = |site: &SiteFence| {
             let prefix = site.prefixes.back().map_or(0, |(number, _)| *number);
             site.keys.may_be_since(hash, purges)
                 || site.forgotten.max(prefix).max(site.tagged) > purges
@@ -288,7 +297,12 @@ impl Raised {
         self.all <= purges && !self.sites.get(site).is_some_and(is_covered)
     }
 
-    fn allows(&self, ticket: Ticket, key: &Key, is_tagged: impl Fn(&Site) -> bool) -> bool {
+    fn allows(
+        &self,
+        ticket: FenceEpoch,
+        key: &Key,
+        is_tagged: impl Fn(&SiteFence) -> bool,
+    ) -> bool {
         if ticket.purges == self.purges {
             return true;
         }
@@ -307,7 +321,7 @@ impl Raised {
     }
 }
 
-impl Site {
+impl SiteFence {
     fn note_prefix(&mut self, prefix: &str, number: u64) {
         if self.prefixes.len() == PREFIXES_MAX
             && let Some((oldest, _)) = self.prefixes.pop_front()
@@ -317,7 +331,7 @@ impl Site {
         self.prefixes.push_back((number, prefix.to_owned()));
     }
 
-    fn has_prefix_of(&self, key: &Key, ticket: Ticket) -> bool {
+    fn has_prefix_of(&self, key: &Key, ticket: FenceEpoch) -> bool {
         let since = self.prefixes.iter().rev().take_while(|(number, _)| *number > ticket.purges);
         since.into_iter().any(|(_, prefix)| key.path().starts_with(prefix.as_str()))
     }
@@ -327,7 +341,7 @@ impl Site {
 mod tests {
     use super::*;
     use crate::cache::tests;
-    use crate::object::{Tag, Tags, Variant};
+    use crate::object::{PurgeTags, Tag, Variant};
     use crate::sync::Mutex;
     use http::{HeaderName, HeaderValue, StatusCode};
     use std::sync::Arc;
@@ -340,15 +354,15 @@ mod tests {
         Meta { status: StatusCode::NOT_FOUND, ..tests::meta(&key(path)) }
     }
 
-    /// Whether something of `key` whose head is not at hand may be published.
-    fn allows(fence: &Fence, ticket: Ticket, key: &Key) -> bool {
+    /// Whether something of `key` may be published while its head is not at hand.
+    fn allows(fence: &Fence, ticket: FenceEpoch, key: &Key) -> bool {
         let may = !fence.is_raised_since(ticket, key);
         let by_hash = fence.allows_hash(ticket.purges, key.site(), key.hash());
         assert!(may || !by_hash || key.is_variant(), "the hash alone tells less");
         may
     }
 
-    fn allows_absence(fence: &Fence, ticket: Ticket, path: &str) -> bool {
+    fn allows_absence(fence: &Fence, ticket: FenceEpoch, path: &str) -> bool {
         fence.leave_absent(ticket, &absence(path), || ()).is_some()
     }
 
@@ -420,7 +434,7 @@ mod tests {
 
     #[test]
     fn of_what_only_the_hash_is_known_any_prefix_and_any_tag_of_its_site_is() {
-        let tags = Tags::new([Tag::parse("y").unwrap()]);
+        let tags = PurgeTags::new([Tag::parse("y").unwrap()]);
         for (scope, is_covered) in [
             (Scope::Key(key("/a")), true),
             (Scope::Key(key("/b")), false),
@@ -448,7 +462,7 @@ mod tests {
             meta
         };
         let before = fence.ticket(0);
-        let tags = Tags::new([Tag::parse("y").unwrap()]);
+        let tags = PurgeTags::new([Tag::parse("y").unwrap()]);
         fence.raise(&Scope::Tags { site: "s".to_owned(), tags });
         assert!(!fence.allows(before, &[&tagged("x y")]));
         assert!(fence.allows(before, &[&tagged("x z")]));
@@ -523,7 +537,7 @@ mod tests {
     }
 
     impl Tiers {
-        fn publish(&self, ticket: Ticket, version: u8) {
+        fn publish(&self, ticket: FenceEpoch, version: u8) {
             {
                 let mut disk = self.disk.lock();
                 if self.publishing.allows(ticket, &[&tests::meta(&key("/a"))]) {
@@ -557,7 +571,7 @@ mod tests {
         crate::sync::orders::check(5_000, || {
             let tiers = Arc::new(Tiers::default());
             let ticket = tiers.publishing.ticket(0);
-            let other = |work: fn(&Tiers, Ticket)| {
+            let other = |work: fn(&Tiers, FenceEpoch)| {
                 let tiers = Arc::clone(&tiers);
                 shuttle::thread::spawn(move || work(&tiers, ticket))
             };

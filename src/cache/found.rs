@@ -1,6 +1,6 @@
 //! What is found in the cache: whole objects, absences, what is to be confirmed.
 
-use super::fence::Ticket;
+use super::fence::FenceEpoch;
 use crate::memory::Hot;
 use crate::object::{Facts, Key, Meta, NarClaim};
 use crate::store::Stored;
@@ -12,14 +12,14 @@ pub const SMALL_BYTES_MAX: u64 = 64 << 10;
 
 /// A whole object that was found.
 #[derive(Debug, Clone)]
-pub enum Found {
+pub enum CachedObject {
     /// In memory.
     Hot(Arc<Hot>),
     /// On disk.
     Stored(Stored),
 }
 
-impl Found {
+impl CachedObject {
     /// Its head; that of an object in memory is made anew.
     pub fn meta(&self) -> Arc<Meta> {
         match self {
@@ -58,18 +58,18 @@ impl Found {
 #[derive(Debug, Clone)]
 pub struct Stale {
     /// The object.
-    pub found: Found,
+    pub found: CachedObject,
     /// A ticket of the moment before it was looked up.
-    pub looked: Ticket,
+    pub looked: FenceEpoch,
 }
 
 /// What a look-up found.
 #[derive(Debug, Clone)]
 pub enum Hit {
     /// The object, in memory.
-    Memory(Found),
+    Memory(CachedObject),
     /// The object, on disk.
-    Disk(Found),
+    Disk(CachedObject),
     /// That there was none when it was last asked for.
     Absent(Arc<Hot>),
 }

@@ -3,7 +3,7 @@
 //!
 //! # Publishing, and why a purge that was answered holds
 //!
-//! A fill takes a [`Ticket`] when it begins, and publishes in two steps ([`publish`]):
+//! A fill takes a [`FenceEpoch`] when it begins, and publishes in two steps ([`publish`]):
 //! 1. On the disk's own threads: the body, and under the lock of its key the record, if the fence
 //!    still allows it at that moment ([`ChangePermit`](crate::store::Permit)).
 //! 2. Under the fence's lock, without I/O: the fence is asked once more, and the object becomes
@@ -32,8 +32,8 @@
 //!
 //! Publications are numbered as insertions are, across all disks. What is older than a publication
 //! goes afterwards, disk by disk, by its number; memory compares the numbers of all that comes
-//! (`memory`). A response whose head came before that of one that was published during its fetch is
-//! not published. An absence removes only what was inserted before its fetch began.
+//! (`memory`). A response is not published if a response with a later head was published during its
+//! fetch. An absence removes only what was inserted before its fetch began.
 
 mod claims;
 mod fence;
@@ -48,7 +48,7 @@ mod tiers;
 mod variants;
 
 pub use crate::store::{ClaimUnknown, Purging, Scope};
-pub use fence::{Fence, Ticket};
-pub use found::{ClaimOf, Found, Hit, SMALL_BYTES_MAX, Stale};
+pub use fence::{Fence, FenceEpoch};
+pub use found::{CachedObject, ClaimOf, Hit, SMALL_BYTES_MAX, Stale};
 pub use publish::PublishError;
 pub use tiers::Cache;

@@ -3,9 +3,9 @@
 //! part that is refused keeps nothing more, unless it is still in the index: another flight may
 //! have a later ticket. What touches the disk runs on its threads. Called by `fill`.
 
-use super::fence::Ticket;
-use super::found::Found;
-use super::publish::{Place, Publication, PublishError};
+use super::fence::FenceEpoch;
+use super::found::CachedObject;
+use super::publish::{Publication, PublishError, PutOnDisk};
 use super::tiers::Cache;
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{Disks, KeepOutcome, Part};
@@ -22,8 +22,8 @@ impl Cache {
         self.store.as_ref().is_some_and(Disks::is_writable)
     }
 
-    /// Begins a part of an object of `length` bytes; `None` where there is no disk or it does not
-    /// take it.
+    /// Begins a part of an object of `length` bytes; `None` if there is no disk or it refuses the
+    /// part.
     pub async fn begin_part(&self, meta: Meta, length: u64) -> Option<Part> {
         let store = self.store.as_ref()?;
         let path = meta.key.clone();
@@ -32,7 +32,7 @@ impl Cache {
     }
 
     /// Makes what has come of a part survive a restart.
-    pub async fn keep_part(&self, ticket: Ticket, part: &Part) -> Result<(), PublishError> {
+    pub async fn keep_part(&self, ticket: FenceEpoch, part: &Part) -> Result<(), PublishError> {
         let (cache, own) = (self.clone(), part.clone());
         let keep = move || {
             let Some(synced) = own.sync()? else { return Ok(()) };
@@ -47,24 +47,24 @@ impl Cache {
     /// have.
     pub async fn publish_part(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         part: &Part,
         meta: Meta,
         sha256: Sha256,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         let (own, head) = (part.clone(), meta.clone());
-        let place: Place = Box::new(move |permit| own.promote(head, sha256, permit));
+        let place: PutOnDisk = Box::new(move |permit| own.promote(head, sha256, permit));
         let publication = Publication { ticket, meta, before: Some(part.meta()), claim: None };
         self.publish_large(part.tasks(), publication, place).await
     }
 
     /// Gives a part the head that its origin has confirmed, if it is still kept.
-    pub async fn touch_part(&self, ticket: Ticket, part: &Part, meta: Meta) {
+    pub async fn touch_part(&self, ticket: FenceEpoch, part: &Part, meta: Meta) {
         let own = part.clone();
         let permit = self.permit(ticket, [part.meta(), Arc::new(meta.clone())]);
         let touch = move || own.touch_meta(meta, &*permit);
         if let Err(error) = part.tasks().blocking("store part", touch).await {
-            tracing::warn!(%error, "a part keeps its older head");
+            tracing::warn!(%error, "part keeps its older head");
         }
     }
 
@@ -72,7 +72,7 @@ impl Cache {
     pub async fn drop_part(&self, part: &Part) {
         let own = part.clone();
         if let Err(error) = part.tasks().blocking("store part", move || own.discard()).await {
-            tracing::error!(%error, "a part was not dropped");
+            tracing::error!(%error, "part not dropped");
         }
     }
 }

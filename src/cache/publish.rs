@@ -5,11 +5,11 @@
 //! the thread that comes too late removes what it has written. One that is visible is told of at
 //! once; what is older goes from its disk afterwards.
 
-use super::fence::Ticket;
-use super::found::{ClaimOf, Found, hot_of};
+use super::fence::FenceEpoch;
+use super::found::{CachedObject, ClaimOf, hot_of};
 use super::tiers::Cache;
-use super::variants::Shown;
-use crate::memory::{Coming, Hot};
+use super::variants::Visibility;
+use crate::memory::{Hot, NewObject};
 use crate::nix::Class;
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{
@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 /// How long the readers of a small object wait for the disk to take it.
 const SMALL_PATIENCE: Duration = Duration::from_secs(4);
-/// The same for a large one, whose readers have it already.
+/// The same for a large object; its readers have it already.
 const LARGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why an object was not kept.
@@ -63,7 +63,7 @@ impl Handover {
 /// What is to be published.
 #[derive(Debug, Clone)]
 pub(super) struct Publication {
-    pub(super) ticket: Ticket,
+    pub(super) ticket: FenceEpoch,
     pub(super) meta: Meta,
     /// The head that a part of it had, which a purge may cover as well.
     pub(super) before: Option<Arc<Meta>>,
@@ -79,11 +79,11 @@ impl Publication {
 
 /// Puts an object on its disk, if what it is given says yes under the lock of the object's key;
 /// none if not, or if what is there stays. Blocking.
-pub(super) type Place =
+pub(super) type PutOnDisk =
     Box<dyn FnOnce(&dyn Fn() -> bool) -> Result<Option<Stored>, WriteError> + Send>;
 
 /// What is left to be done on a disk once a publication was decided.
-enum Left {
+enum DiskWork {
     Nothing,
     /// What is older goes.
     Older(Published),
@@ -111,22 +111,22 @@ impl Cache {
     /// Publishes a proven object, which makes no claim.
     pub async fn publish(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         proven: ProvenObject,
         meta: Meta,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         let publication = Publication { ticket, meta, before: None, claim: None };
         self.publish_proven(LARGE_PATIENCE, publication, proven).await
     }
 
-    /// Publishes a verified small object: on disk where there is one that takes it, and in memory.
+    /// Publishes a verified small object: on disk if one takes it, and in memory.
     pub async fn publish_small(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         meta: Meta,
         body: Bytes,
         claim: Option<ClaimOf>,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         let publication = Publication { ticket, meta, before: None, claim };
         let meta = &publication.meta;
         if let Some(store) = &self.store {
@@ -149,7 +149,7 @@ impl Cache {
         if let Some(store) = self.store.as_ref().filter(|_| may_vary) {
             store.supersede(&published).await;
         }
-        Ok(Found::Hot(hot))
+        Ok(CachedObject::Hot(hot))
     }
 
     async fn publish_proven(
@@ -157,22 +157,22 @@ impl Cache {
         patience: Duration,
         publication: Publication,
         proven: ProvenObject,
-    ) -> Result<Found, PublishError> {
+    ) -> Result<CachedObject, PublishError> {
         let tasks = proven.tasks().clone();
         let Publication { ticket, meta, claim, .. } = publication.clone();
-        let place: Place = Box::new(move |permit| {
+        let place: PutOnDisk = Box::new(move |permit| {
             proven.seal()?.commit_if(meta, claim, ticket.publications, permit)
         });
         self.publish_on((&tasks, patience), Box::new(publication), place).await
     }
 
-    /// Publishes a large object that `place` puts on a disk, whose threads `tasks` are.
+    /// Publishes a large object that `place` puts on a disk. `tasks` are the threads of that disk.
     pub(super) async fn publish_large(
         &self,
         tasks: &Tasks,
         publication: Publication,
-        place: Place,
-    ) -> Result<Found, PublishError> {
+        place: PutOnDisk,
+    ) -> Result<CachedObject, PublishError> {
         self.publish_on((tasks, LARGE_PATIENCE), Box::new(publication), place).await
     }
 
@@ -181,8 +181,8 @@ impl Cache {
         &self,
         (tasks, patience): (&Tasks, Duration),
         publication: Box<Publication>,
-        place: Place,
-    ) -> Result<Found, PublishError> {
+        place: PutOnDisk,
+    ) -> Result<CachedObject, PublishError> {
         let (tell, told) = oneshot::channel();
         let (cache, turn) = (self.clone(), Handover::default());
         let own = turn.clone();
@@ -214,24 +214,24 @@ impl Cache {
         &self,
         publication: &Publication,
         turn: &Handover,
-        place: Place,
-    ) -> (Result<(Found, Published), PublishError>, Left) {
+        place: PutOnDisk,
+    ) -> (Result<(CachedObject, Published), PublishError>, DiskWork) {
         let allows = || self.fence.allows(publication.ticket, &publication.heads());
         let stored = match place(&|| !turn.is_taken() && allows()) {
             Ok(Some(stored)) => stored,
-            Ok(None) if allows() => return (Err(PublishError::Superseded), Left::Nothing),
-            Ok(None) => return (Err(PublishError::Purged), Left::Nothing),
-            Err(error) => return (Err(error.into()), Left::Nothing),
+            Ok(None) if allows() => return (Err(PublishError::Superseded), DiskWork::Nothing),
+            Ok(None) => return (Err(PublishError::Purged), DiskWork::Nothing),
+            Err(error) => return (Err(error.into()), DiskWork::Nothing),
         };
         if !turn.take() {
-            return (Err(WriteError::Interrupted.into()), Left::Itself(stored));
+            return (Err(WriteError::Interrupted.into()), DiskWork::Itself(stored));
         }
         let (found, hot) = match &stored.body {
             StoredBody::Bytes(body) => {
                 let hot = Arc::new(hot_of(&stored, body));
-                (Found::Hot(Arc::clone(&hot)), Some(hot))
+                (CachedObject::Hot(Arc::clone(&hot)), Some(hot))
             }
-            StoredBody::File(_) => (Found::Stored(stored.clone()), None),
+            StoredBody::File(_) => (CachedObject::Stored(stored.clone()), None),
         };
         let published = Published {
             key: stored.meta.key.clone(),
@@ -240,20 +240,20 @@ impl Cache {
             may_vary: may_vary(&stored.meta),
         };
         match self.show(publication, hot.as_ref(), &published) {
-            Ok(()) => (Ok((found, published.clone())), Left::Older(published)),
-            Err(error @ PublishError::Superseded) => (Err(error), Left::Itself(stored)),
+            Ok(()) => (Ok((found, published.clone())), DiskWork::Older(published)),
+            Err(error @ PublishError::Superseded) => (Err(error), DiskWork::Itself(stored)),
             // The purge finds it on the disk.
-            Err(error) => (Err(error), Left::Nothing),
+            Err(error) => (Err(error), DiskWork::Nothing),
         }
     }
 
     /// Drops what is left to be dropped. Blocking; on the threads of its disk.
-    fn finish(&self, left: Left) {
+    fn finish(&self, left: DiskWork) {
         let Some(store) = &self.store else { return };
         match left {
-            Left::Nothing => {}
-            Left::Older(published) => store.supersede_here(&published),
-            Left::Itself(stored) => store.drop_insertion(&stored.meta.key, stored.insertion),
+            DiskWork::Nothing => {}
+            DiskWork::Older(published) => store.supersede_here(&published),
+            DiskWork::Itself(stored) => store.drop_insertion(&stored.meta.key, stored.insertion),
         }
     }
 
@@ -268,14 +268,14 @@ impl Cache {
         let Publication { ticket, meta, claim, .. } = publication;
         let (key, order) = (&published.key, published.order);
         let (since, response_time) = (ticket.publications, meta.response_time);
-        let coming = Coming { hot, order, response_time, since };
+        let coming = NewObject { hot, order, response_time, since };
         let show = || {
             // The claim first: a reader that finds the narinfo must find its claim.
             let claim = claim.clone().map(|claim| self.put_claim(published, claim));
             let put = |others: &[Key]| {
                 let is_shown = self.memory.publish(key, &coming);
                 if is_shown {
-                    let superseding = Coming { hot: None, since: u64::MAX, ..coming };
+                    let superseding = NewObject { hot: None, since: u64::MAX, ..coming };
                     for other in others {
                         self.memory.publish(other, &superseding);
                     }
@@ -285,11 +285,11 @@ impl Cache {
             let shown = if published.may_vary {
                 self.variants.publish(published, meta, put)
             } else if put(&[]) {
-                Shown::Yes
+                Visibility::Yes
             } else {
-                Shown::Superseded
+                Visibility::Superseded
             };
-            if shown == Shown::Superseded
+            if shown == Visibility::Superseded
                 && let Some(claim) = &claim
             {
                 self.memory.forget_claim(&claim.nar, &claim.held);
@@ -298,10 +298,10 @@ impl Cache {
         };
         let shown = self.fence.leave(*ticket, &publication.heads(), show);
         match shown.ok_or(PublishError::Purged)? {
-            (Shown::Superseded, _) => return Err(PublishError::Superseded),
+            (Visibility::Superseded, _) => return Err(PublishError::Superseded),
             // What was found of it by the claim before says nothing any more.
-            (Shown::Yes, Some(claim)) => self.fence.raise_uploads(&[claim.nar]),
-            (Shown::Yes, None) => {}
+            (Visibility::Yes, Some(claim)) => self.fence.raise_uploads(&[claim.nar]),
+            (Visibility::Yes, None) => {}
         }
         Ok(())
     }
@@ -310,7 +310,7 @@ impl Cache {
     /// that says so began. What was published since stays.
     pub async fn publish_absent(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         meta: Arc<Meta>,
     ) -> Result<(), PublishError> {
         let absence = Arc::new(Hot::published(&meta, b"", ticket.publications));
@@ -326,15 +326,15 @@ impl Cache {
 
     /// Gives an object the head that a 304 confirmed, in memory and on disk, as far as it is there
     /// still.
-    pub async fn touch(&self, ticket: Ticket, found: Found, meta: Meta) -> Found {
+    pub async fn touch(&self, ticket: FenceEpoch, found: CachedObject, meta: Meta) -> CachedObject {
         let (meta, before) = (Arc::new(meta), found.meta());
         let confirmed = found.with_meta(Arc::clone(&meta));
         let seen = self.memory.seen(&meta.key);
         let is_stored = match &self.store {
             Some(store) => {
                 let sha256 = match &found {
-                    Found::Hot(hot) => Sha256::of(hot.body_bytes()),
-                    Found::Stored(stored) => stored.sha256,
+                    CachedObject::Hot(hot) => Sha256::of(hot.body_bytes()),
+                    CachedObject::Stored(stored) => stored.sha256,
                 };
                 let confirmed = Confirmation { sha256, response_time: before.response_time };
                 let permit = self.permit(ticket, [Arc::clone(&meta), Arc::clone(&before)]);
@@ -342,7 +342,7 @@ impl Cache {
             }
             None => false,
         };
-        if let Found::Hot(hot) = &confirmed {
+        if let CachedObject::Hot(hot) = &confirmed {
             let renew = || self.memory.renew(&meta.key, hot, is_stored.then_some(seen));
             self.fence.leave(ticket, &[&meta, &before], renew);
         }
@@ -352,7 +352,7 @@ impl Cache {
     /// Says whether the fence still allows these heads.
     pub(super) fn permit<const N: usize>(
         &self,
-        ticket: Ticket,
+        ticket: FenceEpoch,
         heads: [Arc<Meta>; N],
     ) -> ChangePermit {
         let fence = Arc::clone(&self.fence);

@@ -2,7 +2,7 @@
 //! end as a task of its own, whether or not its caller waits. Called by `purge`, and for what a
 //! write has changed by `engine`.
 
-use super::fence::Ticket;
+use super::fence::FenceEpoch;
 use super::tiers::Cache;
 use crate::object::Key;
 use crate::store::{Purging, Scope};
@@ -24,7 +24,7 @@ impl Cache {
     /// `began` before it was sent. A ticket for what that has brought; none if the object may have
     /// been purged since otherwise: then it was written to once more, maybe. Cancel safe: the purge
     /// goes on.
-    pub async fn purge_written(&self, key: Key, began: Ticket) -> Option<Ticket> {
+    pub async fn purge_written(&self, key: Key, began: FenceEpoch) -> Option<FenceEpoch> {
         let ticket = self.fence.raise_written(&key, began, self.next_order());
         self.carry_out(Scope::Key(key), Purging::Hard).await;
         ticket
@@ -39,7 +39,7 @@ impl Cache {
             let _ = tell.send(cache.go_through(&scope, purging).await);
         });
         told.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a purge did not end; purge again");
+            tracing::error!(%error, "purge not completed; purge again");
             0
         })
     }
@@ -64,7 +64,7 @@ impl Cache {
             Purging::Soft => cache.invalidate_hot(&scope),
         };
         self.tasks.blocking("purge", work).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a purge did not end; purge again");
+            tracing::error!(%error, "purge not completed; purge again");
             0
         })
     }
@@ -75,8 +75,8 @@ impl Cache {
                 self.variants.forget(key);
                 u64::from(self.memory.remove(key))
             }
-            // Other variants of the same objects stay, and a list is all that leads to them where
-            // there is no disk.
+            // Other variants of the same objects stay. If there is no disk, only a list leads to
+            // them.
             Scope::Tags { site, tags } => self.memory.remove_tagged(site, tags),
             Scope::Prefix { .. } | Scope::All => {
                 if *scope == Scope::All {

@@ -3,12 +3,12 @@
 
 use super::found::Hit;
 use super::tiers::Cache;
-use super::variants::Known;
+use super::variants::KnownVariants;
 use crate::object::{Key, Meta, Variant};
 use crate::store::StoredVariants;
 use std::sync::Arc;
 
-/// Variants whose responses are looked at for one request.
+/// Variants of an object that are examined for one request.
 const SIMILAR_MAX: usize = 8;
 
 impl Cache {
@@ -73,7 +73,11 @@ impl Cache {
     }
 
     /// All variants of an object of which memory knows so much.
-    async fn all_variants(&self, primary: &Key, known: Option<Arc<Known>>) -> Arc<Known> {
+    async fn all_variants(
+        &self,
+        primary: &Key,
+        known: Option<Arc<KnownVariants>>,
+    ) -> Arc<KnownVariants> {
         if let Some(known) = known.filter(|known| known.is_whole) {
             return known;
         }

@@ -5,7 +5,7 @@ mod newer;
 mod order;
 
 use super::{Cache, Hit, Purging, Scope};
-use crate::config::{Disk, Memory as MemorySettings};
+use crate::config::{Disk, MemorySettings};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::object::{Key, Meta};
@@ -95,7 +95,7 @@ async fn what_is_served_from_memory_stays_on_disk() {
     for number in 10..40 {
         kept += usize::from(store.get(&key(number)).await.is_some());
     }
-    assert_eq!(kept, 0, "nobody asked for these");
+    assert_eq!(kept, 0, "no request asked for these");
     assert!(metrics.evictions.with_label_values(&["disk", "size"]).get() > 50);
     cache.report(&metrics);
     assert!(metrics.index_memory_bytes.with_label_values(&["order"]).get() > 0);

@@ -1,10 +1,10 @@
 //! Both tiers, and how an object is looked for in them. Other files of this module add
 //! publications, purges, claims, parts and the selection of variants. No locks of its own.
 
-use super::fence::{Fence, Ticket};
-use super::found::{Found, Hit, Stale, hot_of};
+use super::fence::{Fence, FenceEpoch};
+use super::found::{CachedObject, Hit, Stale, hot_of};
 use super::variants::Variants;
-use crate::memory::{Hot, Memory, Usage};
+use crate::memory::{Hot, Memory, TierUsage};
 use crate::metrics::Metrics;
 use crate::object::Key;
 use crate::store::{Disks, Stored, StoredBody};
@@ -39,13 +39,12 @@ impl Cache {
     pub fn peek(&self, key: &str) -> Option<Hit> {
         if let Some(hot) = self.memory.get(key) {
             self.note_use(&hot);
-            return Some(Hit::Memory(Found::Hot(hot)));
+            return Some(Hit::Memory(CachedObject::Hot(hot)));
         }
         self.memory.absent(key).map(Hit::Absent)
     }
 
-    /// The large object under `key`, where its file is open since it was asked for lately. Never
-    /// waits.
+    /// The large object under `key`, if its file is still open from a recent request. Never waits.
     pub fn recent(&self, key: &Key) -> Option<Stored> {
         self.store.as_ref()?.recent(key)
     }
@@ -59,19 +58,19 @@ impl Cache {
         let (ticket, seen) = (self.heating.ticket(0), self.memory.seen(key));
         let stored = store.get(key).await?;
         let StoredBody::Bytes(body) = &stored.body else {
-            return Some(Hit::Disk(Found::Stored(stored)));
+            return Some(Hit::Disk(CachedObject::Stored(stored)));
         };
         let mut hot = Arc::new(hot_of(&stored, body));
         let heat = || self.memory.heat(key, Arc::clone(&hot), seen);
         if let Some(heated) = self.heating.leave(ticket, &[&stored.meta], heat) {
             hot = heated;
         }
-        Some(Hit::Disk(Found::Hot(hot)))
+        Some(Hit::Disk(CachedObject::Hot(hot)))
     }
 
     /// A ticket of this moment: for a fill that begins, or before what it may confirm is looked up.
     /// Never waits.
-    pub fn ticket(&self) -> Ticket {
+    pub fn ticket(&self) -> FenceEpoch {
         self.fence.ticket(self.next_order())
     }
 
@@ -89,13 +88,13 @@ impl Cache {
 
     /// What is to be confirmed, unless it was purged since it was looked up. To be asked by a fill
     /// that has its ticket.
-    pub fn unpurged(&self, stale: Option<Stale>) -> Option<Found> {
+    pub fn unpurged(&self, stale: Option<Stale>) -> Option<CachedObject> {
         let Stale { found, looked } = stale?;
         self.fence.allows(looked, &[&found.meta()]).then_some(found)
     }
 
     /// Whether `key` was purged, or uploaded, since `ticket`.
-    pub fn is_purged_since(&self, ticket: Ticket, key: &Key) -> bool {
+    pub fn is_purged_since(&self, ticket: FenceEpoch, key: &Key) -> bool {
         self.fence.is_raised_since(ticket, key)
     }
 
@@ -110,7 +109,7 @@ impl Cache {
     /// Sets the gauges of what is stored; called before metrics are read.
     pub fn report(&self, metrics: &Metrics) {
         let tiers = [("memory", self.memory.usage()), ("absent", self.memory.absent_usage())];
-        for (tier, Usage { bytes, objects }) in tiers {
+        for (tier, TierUsage { bytes, objects }) in tiers {
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             metrics.stored_bytes.with_label_values(&[tier]).set(bytes);
             let objects = i64::try_from(objects).unwrap_or(i64::MAX);

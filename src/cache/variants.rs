@@ -1,6 +1,6 @@
 //! Which variants of an object are stored (RFC 9111 section 4.1): what a request is compared with
-//! before anything else is looked up. One map per cache, bounded; read from disk where it says
-//! nothing. Short locks of its own, never held across I/O or an await.
+//! before anything else is looked up. One map per cache, bounded; read from disk if it lacks the
+//! object. Short locks of its own, never held across I/O or an await.
 //!
 //! A response that does not vary stands under the object's own key, and one that does under its
 //! variant's. Either takes the place of the other kind when it is published, so the newest response
@@ -9,12 +9,12 @@
 //!
 //! # Why no variant is lost
 //!
-//! A publication changes the list of its object under one lock, after its record was written; if
-//! there is no list, it leaves one that is not whole. A look-up counts the changes of the object
-//! before it reads the disks, and makes the list whole under the same lock, only if every disk has
-//! answered and nothing was changed meanwhile: else what it read is for itself alone. So of a
-//! publication and a look-up at the same time, either the look-up sees the record, or its list is
-//! not kept, or the publication adds to it.
+//! A publication changes the list of its object under one lock, after its record was written. If
+//! there is no list, the publication leaves one that is not whole. A look-up counts the changes of
+//! the object before it reads the disks. It makes the list whole under the same lock, if every disk
+//! has answered and nothing was changed meanwhile; else it alone uses what it read. So of a
+//! publication and a look-up at the same time one of three holds: the look-up sees the record, its
+//! list is not kept, or the publication adds to the list.
 
 use crate::object::{Key, Meta, Variant};
 use crate::store::{Disks, Published, StoredVariants, VARIANTS_MAX};
@@ -22,7 +22,7 @@ use crate::sync::{Mutex, Striped};
 use quick_cache::sync::Cache as Recent;
 use std::sync::Arc;
 
-/// Objects whose variants are remembered in memory.
+/// Objects that have their variants remembered in memory.
 const OBJECTS_MAX: usize = 16_384;
 
 /// Locks that objects share.
@@ -30,7 +30,7 @@ const TURNS: usize = 64;
 
 /// Whether a publication became visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum Visibility {
     /// It is.
     Yes,
     /// A newer response is there.
@@ -40,7 +40,7 @@ pub(super) enum Shown {
 /// The variants of some objects.
 #[derive(Debug)]
 pub(super) struct Variants {
-    known: Recent<Key, Arc<Known>>,
+    known: Recent<Key, Arc<KnownVariants>>,
     /// Each with the number of changes of its objects.
     turns: Striped<u64>,
     /// Whether there is a disk, which may know of more than memory.
@@ -49,7 +49,7 @@ pub(super) struct Variants {
 
 /// What is known of the variants of one object.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct KnownVariants {
     /// Newest first; empty if the object does not vary.
     pub(super) list: Vec<(Key, Variant)>,
     /// Whether there are no more on disk.
@@ -66,7 +66,7 @@ impl Variants {
     }
 
     /// Those of one object, as far as memory tells.
-    pub(super) fn of(&self, primary: &Key) -> Option<Arc<Known>> {
+    pub(super) fn of(&self, primary: &Key) -> Option<Arc<KnownVariants>> {
         self.known.get(primary)
     }
 
@@ -81,7 +81,12 @@ impl Variants {
     }
 
     /// Takes in what a look-up that began with `ticket` has found on disk.
-    pub(super) fn learn(&self, primary: &Key, ticket: u64, found: StoredVariants) -> Arc<Known> {
+    pub(super) fn learn(
+        &self,
+        primary: &Key,
+        ticket: u64,
+        found: StoredVariants,
+    ) -> Arc<KnownVariants> {
         let changes = self.turn(primary).lock();
         let known = self.of(primary);
         if let Some(known) = known.as_ref().filter(|known| known.is_whole) {
@@ -94,7 +99,7 @@ impl Variants {
             }
         }
         list.truncate(VARIANTS_MAX);
-        let learned = Arc::new(Known { list, is_whole: found.is_whole, order });
+        let learned = Arc::new(KnownVariants { list, is_whole: found.is_whole, order });
         if *changes == ticket && found.is_whole {
             self.known.insert(primary.clone(), Arc::clone(&learned));
         }
@@ -108,22 +113,22 @@ impl Variants {
         published: &Published,
         meta: &Meta,
         show: impl FnOnce(&[Key]) -> bool,
-    ) -> Shown {
+    ) -> Visibility {
         let Published { key, order, .. } = published;
         let primary = key.primary();
         let mut changes = self.turn(&primary).lock();
         *changes += 1;
         let known = self.of(&primary);
-        let is_older = |known: &Arc<Known>| known.order > *order;
-        let is_other_kind = |known: &Arc<Known>| known.list.is_empty() == key.is_variant();
+        let is_older = |known: &Arc<KnownVariants>| known.order > *order;
+        let is_other_kind = |known: &Arc<KnownVariants>| known.list.is_empty() == key.is_variant();
         if known.as_ref().is_some_and(|known| is_older(known) && is_other_kind(known)) {
-            return Shown::Superseded;
+            return Visibility::Superseded;
         }
         let (before, was_whole, newest) = known
             .map_or((Vec::new(), !self.has_disk, 0), |k| (k.list.clone(), k.is_whole, k.order));
         let (list, is_whole) = if key.is_variant() {
             if !show(std::slice::from_ref(&primary)) {
-                return Shown::Superseded;
+                return Visibility::Superseded;
             }
             let others = before.into_iter().filter(|(listed, _)| listed != key);
             let own = (key.clone(), meta.variant.clone());
@@ -131,13 +136,13 @@ impl Variants {
         } else {
             let others: Vec<Key> = before.into_iter().map(|(listed, _)| listed).collect();
             if !show(&others) {
-                return Shown::Superseded;
+                return Visibility::Superseded;
             }
             (Vec::new(), true)
         };
-        let known = Known { list, is_whole, order: newest.max(*order) };
+        let known = KnownVariants { list, is_whole, order: newest.max(*order) };
         self.known.insert(primary.clone(), Arc::new(known));
-        Shown::Yes
+        Visibility::Yes
     }
 
     /// Forgets the list of one object.

@@ -92,16 +92,16 @@ pub(super) struct PurgeArgs {
     pub(super) config: ConfigArgs,
     #[command(flatten)]
     pub(super) remote: RemoteArgs,
-    /// The site; needed where there are several
+    /// The site; needed if there are several
     #[arg(long, value_name = "NAME")]
     pub(super) site: Option<String>,
     /// Only make the objects stale: they are confirmed with the origin before they serve again
     #[arg(long)]
     pub(super) soft: bool,
-    /// Every object whose path begins so
+    /// Every object with a path that begins with P
     #[arg(long, value_name = "P", conflicts_with_all = ["all", "key", "paths"])]
     pub(super) prefix: Option<String>,
-    /// Every object whose origin named this key in Surrogate-Key; may be repeated
+    /// Every object with this key in the Surrogate-Key of its response; may be repeated
     #[arg(long, value_name = "K", conflicts_with_all = ["all", "paths"])]
     pub(super) key: Vec<String>,
     /// Every object of every site
@@ -121,7 +121,7 @@ pub(super) struct FsckArgs {
     /// Folder of the disk tier; by default the config's
     #[arg(long, value_name = "DIR")]
     pub(super) disk: Option<PathBuf>,
-    /// Drop what is damaged, remove what nobody knows, make a lost index again
+    /// Drop damaged objects, remove files without a record, rebuild a lost index
     #[arg(long)]
     pub(super) repair: bool,
     /// Bytes a second that a running edge may read, such as 200MiB; by default its scrub_rate; a
@@ -158,7 +158,7 @@ pub(super) enum FilterCommand {
 pub(super) struct BuildArgs {
     #[command(flatten)]
     pub(super) config: ConfigArgs,
-    /// The site whose bucket it is; needed where several have an absence filter
+    /// The site of the bucket; needed if several sites have an absence filter
     #[arg(long, value_name = "NAME")]
     pub(super) site: Option<String>,
     /// An S3 inventory in CSV: its manifest.json, with its files beside it or in ../data

@@ -2,7 +2,7 @@
 
 use super::arguments::{ConfigArgs, ReferenceArgs};
 use super::output::{EXIT_USAGE, complain, say};
-use crate::config::{self, Loaded, Overrides, Problems, ReadError, Sources};
+use crate::config::{self, ConfigReadError, FlagOverrides, LoadedConfig, Problems, Sources};
 use crate::metrics::Metrics;
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,13 +11,13 @@ use std::process::ExitCode;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConfigError {
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Read(#[from] ConfigReadError),
     #[error("{0}")]
     Problems(#[from] Problems),
 }
 
 /// Reads the config from its file, the environment and the flags.
-pub(super) fn load(file: Option<&Path>, flags: Overrides) -> Result<Loaded, ConfigError> {
+pub(super) fn load(file: Option<&Path>, flags: FlagOverrides) -> Result<LoadedConfig, ConfigError> {
     let file = match file {
         Some(path) => Some((path.to_owned(), config::read_file(path)?)),
         None => None,
@@ -38,7 +38,7 @@ pub(super) fn report(error: &ConfigError) -> ExitCode {
 
 /// `narthex check`.
 pub(super) fn check(arguments: &ConfigArgs) -> ExitCode {
-    match load(arguments.config.as_deref(), Overrides::default()) {
+    match load(arguments.config.as_deref(), FlagOverrides::default()) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 complain(format_args!("warning: {warning}"));

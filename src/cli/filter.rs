@@ -5,17 +5,17 @@
 //!
 //! A listing shows what was uploaded before it began, so that is the moment, less a margin for
 //! clocks that differ. An inventory's is its own, less a day: S3 says that one may lack recent
-//! uploads. Of a list only whoever made it knows.
+//! uploads. Of a list only its author knows the moment.
 
 use super::arguments::{BuildArgs, FilterArgs, FilterCommand};
 use super::config::{ConfigError, load, report};
 use super::output::{EXIT_USAGE, complain, say};
 use crate::client::Trusts;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{self, OriginUrl, Overrides};
+use crate::config::{self, FlagOverrides, OriginUrl};
 use crate::filter::{
-    BuildError, Builder, Built, Facts, Inventory, SourceError, parse_moment, print_moment,
-    read_keys,
+    BuildError, BuildSummary, Builder, FilterFacts, Inventory, SourceError, parse_moment,
+    print_moment, read_keys,
 };
 use crate::metrics::Metrics;
 use crate::origin::{FetchError, OriginSetupError, Origins, Page};
@@ -40,7 +40,7 @@ const NIX32: &[u8] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 /// Why no file was made.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum FilterCommandError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("{0}")]
@@ -61,7 +61,7 @@ enum Failure {
     Metrics(#[from] prometheus::Error),
 }
 
-impl Failure {
+impl FilterCommandError {
     fn usage(text: &str) -> Self {
         Self::Usage(text.to_owned())
     }
@@ -72,27 +72,27 @@ pub(super) fn run(arguments: &FilterArgs) -> ExitCode {
     let FilterCommand::Build(arguments) = &arguments.command;
     match build(arguments) {
         Ok((built, output)) => {
-            let Built { given, keys, bytes } = built;
+            let BuildSummary { given, keys, bytes } = built;
             say(format_args!(
                 "{}: {keys} keys of {given}, {bytes} bytes; reload the edge to take it in\n",
                 output.display()
             ));
             ExitCode::SUCCESS
         }
-        Err(Failure::Config(error)) => report(&error),
+        Err(FilterCommandError::Config(error)) => report(&error),
         Err(error) => {
             complain(&error);
-            let is_usage = matches!(error, Failure::Usage(_));
+            let is_usage = matches!(error, FilterCommandError::Usage(_));
             if is_usage { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
 
-fn build(arguments: &BuildArgs) -> Result<(Built, PathBuf), Failure> {
-    let config = load(arguments.config.config.as_deref(), Overrides::default())?.config;
+fn build(arguments: &BuildArgs) -> Result<(BuildSummary, PathBuf), FilterCommandError> {
+    let config = load(arguments.config.config.as_deref(), FlagOverrides::default())?.config;
     let site = site_of(&config, arguments.site.as_deref())?;
     let settings = site.absence_filter.as_ref().ok_or_else(|| {
-        Failure::Usage(format!("the site {} has no [site.absence_filter]", site.name))
+        FilterCommandError::Usage(format!("the site {} has no [site.absence_filter]", site.name))
     })?;
     let output = arguments.output.clone().unwrap_or_else(|| settings.file.clone());
     let folder = arguments.temporary.clone().or_else(|| output.parent().map(Path::to_owned));
@@ -104,13 +104,14 @@ fn build(arguments: &BuildArgs) -> Result<(Built, PathBuf), Failure> {
         let inventory = Inventory::open(path)?;
         if inventory.bucket != settings.bucket {
             let (found, expected) = (inventory.bucket, settings.bucket.clone());
-            return Err(Failure::Bucket { inventory: path.clone(), found, expected });
+            return Err(FilterCommandError::Bucket { inventory: path.clone(), found, expected });
         }
         inventory.read(|key| add(&mut builder, &bar, key))?;
         (inventory.begun, INVENTORY_MARGIN, format!("inventory {}", path.display()))
     } else if let Some(path) = &arguments.keys {
         let text = arguments.complete_up_to.as_deref().unwrap_or_default();
-        let wrong = || Failure::usage("--complete-up-to takes a time like 2026-05-28T20:00:00Z");
+        let wrong =
+            || FilterCommandError::usage("--complete-up-to takes a time like 2026-05-28T20:00:00Z");
         let begun = parse_moment(text).ok_or_else(wrong)?;
         read_keys(path, |key| add(&mut builder, &bar, key))?;
         (begun, MARGIN, format!("keys {}", path.display()))
@@ -121,16 +122,15 @@ fn build(arguments: &BuildArgs) -> Result<(Built, PathBuf), Failure> {
     };
     let margin = match &arguments.margin {
         None => margin,
-        Some(text) => {
-            parse_duration(text).map_err(|error| Failure::Usage(format!("--margin: {error}")))?
-        }
+        Some(text) => parse_duration(text)
+            .map_err(|error| FilterCommandError::Usage(format!("--margin: {error}")))?,
     };
     let margin = i64::try_from(margin.as_millis()).unwrap_or(i64::MAX);
     let complete_up_to = Timestamp::from_millis(begun.millis().saturating_sub(margin));
     let bucket = settings.bucket.clone();
     let built = Clock::System.wall();
     bar.set_message(format!("keys; complete up to {}; parts", print_moment(complete_up_to)));
-    let facts = Facts { bucket, complete_up_to, source, built };
+    let facts = FilterFacts { bucket, complete_up_to, source, built };
     let built = builder.finish(facts, &output, |parts| bar.set_position(parts));
     bar.finish_and_clear();
     Ok((built?, output))
@@ -140,24 +140,24 @@ fn build(arguments: &BuildArgs) -> Result<(Built, PathBuf), Failure> {
 fn site_of<'a>(
     config: &'a config::Config,
     name: Option<&str>,
-) -> Result<&'a config::Site, Failure> {
+) -> Result<&'a config::Site, FilterCommandError> {
     let mut fitting = config.sites.iter().filter(|site| match name {
         Some(name) => site.name == name,
         None => site.absence_filter.is_some(),
     });
     match (fitting.next(), fitting.next(), name) {
         (Some(site), None, _) => Ok(site),
-        (None, _, Some(name)) => Err(Failure::Usage(format!("no site is named {name}"))),
-        (None, _, None) => {
-            Err(Failure::usage("no site of the config has a [site.absence_filter]; add one"))
-        }
-        (Some(_), Some(_), _) => {
-            Err(Failure::usage("several sites have an absence filter; say which with --site"))
-        }
+        (None, _, Some(name)) => Err(FilterCommandError::Usage(format!("no site is named {name}"))),
+        (None, _, None) => Err(FilterCommandError::usage(
+            "no site of the config has a [site.absence_filter]; add one",
+        )),
+        (Some(_), Some(_), _) => Err(FilterCommandError::usage(
+            "several sites have an absence filter; say which with --site",
+        )),
     }
 }
 
-fn add(builder: &mut Builder, bar: &ProgressBar, key: &str) -> Result<(), Failure> {
+fn add(builder: &mut Builder, bar: &ProgressBar, key: &str) -> Result<(), FilterCommandError> {
     builder.add(key)?;
     if builder.given().is_multiple_of(10_000) {
         bar.set_position(builder.given());
@@ -177,16 +177,18 @@ fn bar() -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }
 
-/// Calls `each` with every key of the site's bucket. Where the first page is not all, stretches of
+/// Calls `each` with every key of the site's bucket. If the first page is not all, stretches of
 /// the keys are listed at once; they cover all keys, whatever those are.
 fn list(
     site: &config::Site,
     parallel: usize,
-    mut each: impl FnMut(&str) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    mut each: impl FnMut(&str) -> Result<(), FilterCommandError>,
+) -> Result<(), FilterCommandError> {
     let position = site.origins.iter().position(|origin| matches!(origin.url, OriginUrl::S3(_)));
     let position = position.ok_or_else(|| {
-        Failure::usage("--list needs an s3:// origin; give the keys with --inventory or --keys")
+        FilterCommandError::usage(
+            "--list needs an s3:// origin; give the keys with --inventory or --keys",
+        )
     })?;
     let runtime = tokio::runtime::Runtime::new()?;
     let listed = runtime.block_on(async {
@@ -217,14 +219,14 @@ fn list(
 
 /// The keys behind `after`, up to and with `last`; without one, up to the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stretch {
+struct KeyStretch {
     after: String,
     last: Option<String>,
 }
 
 /// Stretches that together are all keys behind `after`, about as long as each other in a binary
 /// cache.
-fn stretches(after: &str) -> Vec<Stretch> {
+fn stretches(after: &str) -> Vec<KeyStretch> {
     let pair = |one: &u8, two: &u8| String::from_utf8_lossy(&[*one, *two]).into_owned();
     let pairs = || NIX32.iter().flat_map(move |one| NIX32.iter().map(move |two| pair(one, two)));
     let mut bounds: Vec<String> = ["", "log/", "nar/"]
@@ -236,10 +238,10 @@ fn stretches(after: &str) -> Vec<Stretch> {
     let mut stretches = Vec::with_capacity(bounds.len() + 1);
     let mut begin = after.to_owned();
     for bound in bounds {
-        stretches.push(Stretch { after: begin, last: Some(bound.clone()) });
+        stretches.push(KeyStretch { after: begin, last: Some(bound.clone()) });
         begin = bound;
     }
-    stretches.push(Stretch { after: begin, last: None });
+    stretches.push(KeyStretch { after: begin, last: None });
     stretches
 }
 
@@ -251,7 +253,7 @@ struct Lister<'a> {
 }
 
 impl<'a> Lister<'a> {
-    /// One page; again, after ever longer waits, where an error permits it.
+    /// One page; asked for again, after ever longer waits, if an error permits it.
     async fn page(self, after: &str) -> Result<Page, FetchError> {
         let mut tries = 1;
         loop {
@@ -266,7 +268,7 @@ impl<'a> Lister<'a> {
     }
 
     /// The keys of a stretch, page by page.
-    fn pages(self, stretch: Stretch) -> stream::BoxStream<'a, Result<Vec<String>, FetchError>> {
+    fn pages(self, stretch: KeyStretch) -> stream::BoxStream<'a, Result<Vec<String>, FetchError>> {
         let begin = Some(stretch.after);
         let last = stretch.last;
         let pages = stream::try_unfold((begin, last), move |(after, last)| async move {
@@ -300,7 +302,7 @@ mod tests {
             after in "[a-z/]{0,5}",
         ) {
             let stretches = stretches(&after);
-            let holds = |stretch: &&Stretch| {
+            let holds = |stretch: &&KeyStretch| {
                 key > stretch.after && stretch.last.as_ref().is_none_or(|last| key <= *last)
             };
             assert_eq!(stretches.iter().filter(holds).count(), usize::from(key > after));

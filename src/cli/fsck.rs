@@ -6,7 +6,7 @@ use super::arguments::FsckArgs;
 use super::config::{load, report as report_config};
 use super::output::{EXIT_USAGE, complain, say};
 use super::remote::{Remote, RemoteError};
-use crate::config::Overrides;
+use crate::config::FlagOverrides;
 use crate::store::{self, CheckProblem, CheckReport, CheckStage, FsckError, Mode, OpenError};
 use crate::sync::Mutex;
 use crate::units::{parse_size, print_size};
@@ -28,7 +28,7 @@ const STEPS: u64 = 10_000;
 
 /// What a report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whole {
+enum ReportSubject {
     /// One folder.
     Folder,
     /// All folders of a running edge.
@@ -37,7 +37,7 @@ enum Whole {
 
 /// Why nothing was checked.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum FsckCommandError {
     #[error(transparent)]
     Fsck(#[from] FsckError),
     #[error("{0}")]
@@ -65,20 +65,22 @@ pub(super) fn run(arguments: &FsckArgs) -> ExitCode {
         let (whole, code) = match check(arguments, folder) {
             Ok((whole, report)) => {
                 let heading = match whole {
-                    Whole::Folder if !is_only => format!("{name}:\n"),
-                    Whole::Folder | Whole::Edge => String::new(),
+                    ReportSubject::Folder if !is_only => format!("{name}:\n"),
+                    ReportSubject::Folder | ReportSubject::Edge => String::new(),
                 };
                 say(heading + &summary(&report));
                 (whole, code(&report))
             }
-            Err(Failure::Remote(RemoteError::Config(error))) => return report_config(&error),
+            Err(FsckCommandError::Remote(RemoteError::Config(error))) => {
+                return report_config(&error);
+            }
             Err(error) => {
                 complain(error);
-                (Whole::Folder, EXIT_USAGE)
+                (ReportSubject::Folder, EXIT_USAGE)
             }
         };
         worst = worst.max(code);
-        if whole == Whole::Edge {
+        if whole == ReportSubject::Edge {
             break;
         }
     }
@@ -90,7 +92,7 @@ fn folders(arguments: &FsckArgs) -> Result<Vec<PathBuf>, ExitCode> {
     if let Some(folder) = &arguments.disk {
         return Ok(vec![folder.clone()]);
     }
-    let loaded = load(arguments.config.config.as_deref(), Overrides::default());
+    let loaded = load(arguments.config.config.as_deref(), FlagOverrides::default());
     let loaded = loaded.map_err(|error| report_config(&error))?;
     if loaded.config.disks.is_empty() {
         complain("the config has no disk tier; name a folder with --disk");
@@ -100,25 +102,28 @@ fn folders(arguments: &FsckArgs) -> Result<Vec<PathBuf>, ExitCode> {
 }
 
 /// Checks a folder, or the edge that holds it, with all the folders that the edge has.
-fn check(arguments: &FsckArgs, folder: PathBuf) -> Result<(Whole, CheckReport), Failure> {
+fn check(
+    arguments: &FsckArgs,
+    folder: PathBuf,
+) -> Result<(ReportSubject, CheckReport), FsckCommandError> {
     let mode = if arguments.repair { Mode::Repair } else { Mode::Report };
     let rate = match &arguments.rate {
         Some(text) => {
-            let failed = |source| Failure::Rate { text: text.clone(), source };
+            let failed = |source| FsckCommandError::Rate { text: text.clone(), source };
             Some(parse_size(text).map_err(failed)?)
         }
         None => None,
     };
     match at_rest(folder, mode) {
-        Err(Failure::Fsck(FsckError::Open(OpenError::Locked { .. }))) => {
-            Ok((Whole::Edge, at_work(arguments, mode, rate)?))
+        Err(FsckCommandError::Fsck(FsckError::Open(OpenError::Locked { .. }))) => {
+            Ok((ReportSubject::Edge, at_work(arguments, mode, rate)?))
         }
-        checked => Ok((Whole::Folder, checked?)),
+        checked => Ok((ReportSubject::Folder, checked?)),
     }
 }
 
 /// Checks a folder that no process holds.
-fn at_rest(folder: PathBuf, mode: Mode) -> Result<CheckReport, Failure> {
+fn at_rest(folder: PathBuf, mode: Mode) -> Result<CheckReport, FsckCommandError> {
     let report = Arc::new(Mutex::new(CheckReport::default()));
     let own = Arc::clone(&report);
     let work = std::thread::Builder::new().spawn(move || store::fsck(&folder, mode, &own))?;
@@ -128,13 +133,17 @@ fn at_rest(folder: PathBuf, mode: Mode) -> Result<CheckReport, Failure> {
         std::thread::sleep(LOOK);
     }
     bar.finish_and_clear();
-    work.join().map_err(|_| Failure::Panic)??;
+    work.join().map_err(|_| FsckCommandError::Panic)??;
     let report = report.lock().clone();
     Ok(report)
 }
 
 /// Has a running edge check itself.
-fn at_work(arguments: &FsckArgs, mode: Mode, rate: Option<u64>) -> Result<CheckReport, Failure> {
+fn at_work(
+    arguments: &FsckArgs,
+    mode: Mode,
+    rate: Option<u64>,
+) -> Result<CheckReport, FsckCommandError> {
     let edge = Remote::find(&arguments.remote, arguments.config.config.as_deref())?;
     let wish = serde_json::json!({ "repair": mode == Mode::Repair, "rate": rate });
     edge.ask(Method::POST, "/api/v1/fsck", &wish)?;
@@ -151,7 +160,7 @@ fn at_work(arguments: &FsckArgs, mode: Mode, rate: Option<u64>) -> Result<CheckR
     }
 }
 
-/// A bar on standard error, where that is a terminal.
+/// A bar on standard error, if that is a terminal.
 fn bar() -> ProgressBar {
     let target = if io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()

@@ -14,7 +14,7 @@ mod serve;
 #[cfg(feature = "demo")]
 mod tour;
 
-use crate::config::Overrides;
+use crate::config::FlagOverrides;
 use arguments::{Cli, Command, ServeArgs};
 use clap::Parser;
 use std::process::ExitCode;
@@ -33,8 +33,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn overrides(arguments: &ServeArgs) -> Overrides {
-    Overrides {
+fn overrides(arguments: &ServeArgs) -> FlagOverrides {
+    FlagOverrides {
         listen: arguments.listen.clone(),
         admin: arguments.admin.clone(),
         origin: arguments.origin.clone(),

@@ -2,7 +2,7 @@
 
 use super::arguments::RemoteArgs;
 use super::config::{ConfigError, load};
-use crate::config::Overrides;
+use crate::config::FlagOverrides;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -56,7 +56,7 @@ impl Remote {
     ) -> Result<Self, RemoteError> {
         let needs_config = arguments.admin.is_none() || arguments.token_file.is_none();
         let admin = if needs_config {
-            Some(load(config, Overrides::default())?.config.admin)
+            Some(load(config, FlagOverrides::default())?.config.admin)
         } else {
             None
         };
@@ -69,7 +69,7 @@ impl Remote {
         Ok(Self { address, token: token.trim().to_owned() })
     }
 
-    /// What the edge answers, where that is a success. Blocking.
+    /// The answer of the edge, if that is a success. Blocking.
     pub(super) fn ask(
         &self,
         method: Method,

@@ -3,8 +3,8 @@
 use super::arguments::ConfigArgs;
 use super::config::{ConfigError, load, report};
 use super::output::complain;
-use crate::app::{self, Running, StartError, Surroundings};
-use crate::config::{Loaded, Overrides};
+use crate::app::{self, RunningEdge, StartError, Surroundings};
+use crate::config::{FlagOverrides, LoadedConfig};
 use crate::telemetry;
 use rustix::process::Resource;
 use std::io;
@@ -22,7 +22,7 @@ enum ServeError {
 }
 
 /// `narthex serve`.
-pub(super) fn run(arguments: &ConfigArgs, flags: &Overrides) -> ExitCode {
+pub(super) fn run(arguments: &ConfigArgs, flags: &FlagOverrides) -> ExitCode {
     let loaded = match load(arguments.config.as_deref(), flags.clone()) {
         Ok(loaded) => loaded,
         Err(error) => return report(&error),
@@ -55,7 +55,11 @@ pub(super) fn run(arguments: &ConfigArgs, flags: &Overrides) -> ExitCode {
     }
 }
 
-async fn serve(loaded: Loaded, file: Option<&Path>, flags: &Overrides) -> Result<(), ServeError> {
+async fn serve(
+    loaded: LoadedConfig,
+    file: Option<&Path>,
+    flags: &FlagOverrides,
+) -> Result<(), ServeError> {
     let mut signals = Signals::new()?;
     let running = tokio::select! {
         running = app::start(loaded.config, Surroundings::default()) => running?,
@@ -64,20 +68,20 @@ async fn serve(loaded: Loaded, file: Option<&Path>, flags: &Overrides) -> Result
             return Ok(());
         }
     };
-    while let Told::Reload = signals.next().await {
+    while let ServeSignal::Reload = signals.next().await {
         tokio::select! {
             () = reload(&running, file, flags) => {}
             () = signals.stop() => break,
         }
     }
-    tracing::info!("stopping: answers under way may end");
+    tracing::info!("stopping");
     tokio::select! {
         has_ended = running.drain() => {
             if !has_ended {
                 tracing::warn!("some answers were cut at the end of [server.timeouts] drain");
             }
         }
-        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
+        () = signals.stop() => tracing::warn!("second signal, stopping at once"),
     }
     tracing::info!("stopped");
     Ok(())
@@ -97,12 +101,12 @@ fn raise_open_files() {
 }
 
 /// A bad new config changes nothing and is reported.
-async fn reload(running: &Running, file: Option<&Path>, flags: &Overrides) {
+async fn reload(running: &RunningEdge, file: Option<&Path>, flags: &FlagOverrides) {
     let loaded = match load(file, flags.clone()) {
         Ok(loaded) => loaded,
         Err(error @ (ConfigError::Read(_) | ConfigError::Problems(_))) => {
             for line in error.to_string().lines() {
-                tracing::error!(problem = line, "reload refused, the old config stays");
+                tracing::error!(problem = line, "reload refused, old config stays");
             }
             return;
         }
@@ -113,20 +117,20 @@ async fn reload(running: &Running, file: Option<&Path>, flags: &Overrides) {
         Ok(needs_restart) => {
             tracing::warn!(
                 sections = needs_restart.join(", "),
-                "reloaded, but for these sections: their changes need a restart"
+                "reloaded; these sections need a restart"
             );
         }
-        Err(error) => tracing::error!(%error, "reload refused, the old config stays"),
+        Err(error) => tracing::error!(%error, "reload refused, old config stays"),
     }
 }
 
-fn warn_of(loaded: &Loaded) {
+fn warn_of(loaded: &LoadedConfig) {
     for warning in &loaded.warnings {
         tracing::warn!(%warning, "config");
     }
 }
 
-enum Told {
+enum ServeSignal {
     Reload,
     Stop,
 }
@@ -146,11 +150,11 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> ServeSignal {
         tokio::select! {
-            _ = self.hangup.recv() => Told::Reload,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => ServeSignal::Reload,
+            _ = self.terminate.recv() => ServeSignal::Stop,
+            _ = self.interrupt.recv() => ServeSignal::Stop,
         }
     }
 

@@ -1,7 +1,7 @@
 //! `narthex demo`: the tour of `demo`, with an edge of this very program.
 
 use super::arguments::DemoArgs;
-use super::demo::{Afterwards, DemoOptions, EdgeSettings, RunningEdge, progress, sample};
+use super::demo::{Afterwards, DemoEdge, DemoOptions, EdgeSettings, progress, sample};
 use super::output::complain;
 use crate::app::{self, Surroundings};
 use crate::config::{self, Sources};
@@ -54,13 +54,13 @@ pub(super) fn run(arguments: &DemoArgs) -> ExitCode {
     }
 }
 
-async fn start_edge(settings: EdgeSettings) -> Result<RunningEdge, Box<dyn Error + Send + Sync>> {
+async fn start_edge(settings: EdgeSettings) -> Result<DemoEdge, Box<dyn Error + Send + Sync>> {
     let text = config_text(&settings);
     let file = Some((PathBuf::from("demo.toml"), text));
     let loaded = config::load(&Sources { file, ..Sources::default() })?;
     let running = app::start(loaded.config, Surroundings::default()).await?;
     let address = running.addresses.first().map(|(_, address)| *address);
-    Ok(RunningEdge {
+    Ok(DemoEdge {
         address: address.ok_or("the edge has no listener")?,
         admin: running.admin,
         drain: Box::pin(async move {

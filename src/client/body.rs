@@ -2,11 +2,11 @@
 //! connection: HTTP/1.1 connections go back to the pool when the body is dropped, HTTP/2 streams
 //! are closed. No locks.
 
-use super::error::Chain;
-use super::failure::{Failure, Fate};
+use super::error::ErrorChain;
+use super::failure::{FailedRequest, RequestFate};
 use super::http2::Http2Body;
-use super::pool::{Connection, Lease};
-use super::upload::Upload;
+use super::pool::{Lease, PooledConnection};
+use super::upload::CountedBody;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -17,17 +17,17 @@ use std::task::{Context, Poll};
 /// A body that arrives. Dropping it before its end closes the HTTP/1.1 connection or resets the
 /// HTTP/2 stream.
 #[derive(Debug)]
-pub struct InboundBody(Box<Held>);
+pub struct InboundBody(Box<LeasedBody>);
 
 /// Boxed, since futures that hold a response move it.
 #[derive(Debug)]
-struct Held {
-    kind: Kind,
+struct LeasedBody {
+    kind: BodyKind,
     lease: Lease,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum BodyKind {
     Http1(Incoming),
     Http2(Http2Body),
 }
@@ -38,25 +38,28 @@ impl Lease {
     /// Dropping the future closes an HTTP/1.1 connection, or resets the stream.
     pub(super) async fn send(
         mut self,
-        request: Request<Upload>,
-    ) -> Result<Response<InboundBody>, Failure> {
+        request: Request<CountedBody>,
+    ) -> Result<Response<InboundBody>, FailedRequest> {
         match &mut self.connection {
-            Some(Connection::Http1(connection)) => {
+            Some(PooledConnection::Http1(connection)) => {
                 let response = connection.send(request).await?;
-                Ok(response.map(|body| InboundBody::new(Kind::Http1(body), self)))
+                Ok(response.map(|body| InboundBody::new(BodyKind::Http1(body), self)))
             }
-            Some(Connection::Http2(connection)) => {
+            Some(PooledConnection::Http2(connection)) => {
                 let response = connection.send(request).await?;
-                Ok(response.map(|body| InboundBody::new(Kind::Http2(body), self)))
+                Ok(response.map(|body| InboundBody::new(BodyKind::Http2(body), self)))
             }
-            None => Err(Failure::of_one_request(Fate::Unknown, Chain::text("no connection"))),
+            None => Err(FailedRequest::of_one_request(
+                RequestFate::Unknown,
+                ErrorChain::text("no connection"),
+            )),
         }
     }
 }
 
 impl InboundBody {
-    fn new(kind: Kind, lease: Lease) -> Self {
-        Self(Box::new(Held { kind, lease }))
+    fn new(kind: BodyKind, lease: Lease) -> Self {
+        Self(Box::new(LeasedBody { kind, lease }))
     }
 
     /// Drops the body, and its connection too if that is HTTP/1.1: what follows on it would not be
@@ -68,29 +71,31 @@ impl InboundBody {
 
 impl Body for InboundBody {
     type Data = Bytes;
-    type Error = Chain;
+    type Error = ErrorChain;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Chain>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ErrorChain>>> {
         match &mut self.get_mut().0.kind {
-            Kind::Http1(body) => Pin::new(body).poll_frame(cx).map_err(|error| Chain::of(&error)),
-            Kind::Http2(body) => body.poll_frame(cx).map_err(|error| Chain::of(&error)),
+            BodyKind::Http1(body) => {
+                Pin::new(body).poll_frame(cx).map_err(|error| ErrorChain::of(&error))
+            }
+            BodyKind::Http2(body) => body.poll_frame(cx).map_err(|error| ErrorChain::of(&error)),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0.kind {
-            Kind::Http1(body) => body.is_end_stream(),
-            Kind::Http2(body) => body.is_end_stream(),
+            BodyKind::Http1(body) => body.is_end_stream(),
+            BodyKind::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0.kind {
-            Kind::Http1(body) => body.size_hint(),
-            Kind::Http2(body) => body.size_hint(),
+            BodyKind::Http1(body) => body.size_hint(),
+            BodyKind::Http2(body) => body.size_hint(),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Connects to origins: every address of the name tried, both families raced (the second begins
-//! 250 ms after the first), TLS where the URL says so, all within one deadline, of which each
-//! address of a family has its share. Stateless; used by the pool of a client.
+//! Connects to origins: every address of the name tried, both families raced (the second begins 250
+//! ms after the first), TLS if the URL says so. One deadline holds for all, and each address of a
+//! family has its share of it. Stateless; used by the pool of a client.
 
 use super::message::BoxError;
-use super::trust::Trust;
+use super::trust::TlsTrust;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -24,11 +24,11 @@ const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
 type Tcp = MaybeHttpsStream<TokioIo<TcpStream>>;
 /// A connection to an origin.
 #[cfg(not(test))]
-type Stream = Tcp;
+type OriginStream = Tcp;
 #[cfg(test)]
-use simulated::Stream;
+use simulated::OriginStream;
 
-/// A connector whose connections stand within the deadline or not at all.
+/// A connector that establishes each connection within the deadline, or fails.
 #[derive(Debug, Clone)]
 pub(super) struct DeadlineConnector<R = GaiResolver> {
     inner: HttpsConnector<HttpConnector<R>>,
@@ -36,14 +36,14 @@ pub(super) struct DeadlineConnector<R = GaiResolver> {
 }
 
 impl DeadlineConnector {
-    pub(super) fn new(trust: &Trust, deadline: Duration) -> Self {
+    pub(super) fn new(trust: &TlsTrust, deadline: Duration) -> Self {
         Self::resolving(GaiResolver::new(), trust, deadline)
     }
 }
 
 impl<R> DeadlineConnector<R> {
     /// With names resolved by `resolver`.
-    fn resolving(resolver: R, trust: &Trust, deadline: Duration) -> Self {
+    fn resolving(resolver: R, trust: &TlsTrust, deadline: Duration) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -61,7 +61,7 @@ where
     HttpsConnector<HttpConnector<R>>:
         Service<Uri, Response = Tcp, Error = BoxError, Future: Send + 'static>,
 {
-    type Response = Stream;
+    type Response = OriginStream;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -83,7 +83,7 @@ where
                 Err(io::Error::new(io::ErrorKind::TimedOut, text).into())
             });
             #[cfg(test)]
-            let connected = connected.map(|stream| Box::new(stream) as Stream);
+            let connected = connected.map(|stream| Box::new(stream) as OriginStream);
             connected
         })
     }
@@ -100,7 +100,7 @@ mod simulated {
     use std::pin::Pin;
     use tokio::io::DuplexStream;
 
-    type Connecting = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+    type Connecting = Pin<Box<dyn Future<Output = Result<OriginStream, BoxError>> + Send>>;
 
     /// What a connection does, real or simulated.
     pub(crate) trait Io: Read + Write + Unpin + Send {
@@ -108,7 +108,7 @@ mod simulated {
     }
 
     /// A real connection or a simulated one.
-    pub(crate) type Stream = Box<dyn Io>;
+    pub(crate) type OriginStream = Box<dyn Io>;
 
     impl Io for super::Tcp {
         fn told(&self) -> Connected {
@@ -122,16 +122,16 @@ mod simulated {
         }
     }
 
-    impl Connection for Stream {
+    impl Connection for OriginStream {
         fn connected(&self) -> Connected {
             (**self).told()
         }
     }
 
-    /// The connection to where `target` is, in a simulation.
+    /// The connection to the server of `target`, in a simulation.
     pub(super) fn connect(target: &Uri) -> Option<Connecting> {
         let connected = crate::simulation::connect(target.host().unwrap_or_default())?;
-        let stream = connected.map(|stream| Box::new(TokioIo::new(stream)) as Stream);
+        let stream = connected.map(|stream| Box::new(TokioIo::new(stream)) as OriginStream);
         Some(Box::pin(std::future::ready(stream.map_err(BoxError::from))))
     }
 }
@@ -168,9 +168,9 @@ mod tests {
     const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
     const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-    /// Where the connection to a name with these addresses leads.
+    /// The address that a connection to a name with these addresses reaches.
     async fn reached(addresses: &[IpAddr], port: u16) -> Result<IpAddr, BoxError> {
-        let trust = Trust::load(None, None).unwrap();
+        let trust = TlsTrust::load(None, None).unwrap();
         let known = Known(addresses.to_vec());
         let mut connector = DeadlineConnector::resolving(known, &trust, Duration::from_secs(5));
         let uri = format!("http://origin.test:{port}/").parse().unwrap();
@@ -179,8 +179,8 @@ mod tests {
         Ok(told.get::<HttpInfo>().unwrap().remote_addr().ip())
     }
 
-    /// A port of both loopback addresses: one that answers over IPv4, and a queue that is full
-    /// over IPv6, so that whoever knocks there hears nothing.
+    /// A port of both loopback addresses: one that answers over IPv4, and a full queue over IPv6,
+    /// so that a connection there gets no answer.
     async fn half_dead() -> (TcpListener, Vec<Box<dyn std::any::Any>>) {
         loop {
             let live = TcpListener::bind((V4, 0)).await.unwrap();

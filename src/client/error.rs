@@ -7,10 +7,10 @@ use std::time::Duration;
 pub enum ClientError {
     /// No connection: refused, unresolved, TLS refused, or too slow.
     #[error("cannot connect: {0}")]
-    Connect(#[source] Chain, Share),
+    Connect(#[source] ErrorChain, FailureShare),
     /// The connection broke before the response's head was whole.
     #[error("broke off: {0}")]
-    Broken(#[source] Chain, Share),
+    Broken(#[source] ErrorChain, FailureShare),
     /// The connection stood, and no head came within this long.
     #[error("no answer within {} s", .0.as_secs())]
     FirstByte(Duration),
@@ -36,7 +36,7 @@ pub enum UploadError {
 
 /// Which failure of its connection a failure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
+pub enum FailureShare {
     /// The first that is told.
     First,
     /// Another request has told of the same loss.
@@ -46,9 +46,9 @@ pub enum Share {
 /// An error and everything behind it as one line: hyper's own text stops at the first link.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub struct Chain(String);
+pub struct ErrorChain(String);
 
-impl Chain {
+impl ErrorChain {
     /// An error that has no other behind it.
     pub(crate) fn text(text: &str) -> Self {
         Self(text.to_owned())

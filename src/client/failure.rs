@@ -1,24 +1,24 @@
 //! Why a request has no response, and what that says of its fate: whether the server may have
 //! processed it. Values only, but for the mark that a connection's loss was told.
 
-use super::error::{Chain, Share};
-use super::upload::Upload;
+use super::error::{ErrorChain, FailureShare};
+use super::upload::CountedBody;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A request without a response.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub fate: Fate,
-    pub source: Chain,
+pub(super) struct FailedRequest {
+    pub fate: RequestFate,
+    pub source: ErrorChain,
     pub loss: Loss,
 }
 
 /// What became of a request.
 #[derive(Debug)]
-pub(super) enum Fate {
+pub(super) enum RequestFate {
     /// No byte of it was sent, since the connection was closing; here is its body.
-    Unsent(Upload),
+    Unsent(CountedBody),
     /// The server says that it did not process it: the stream is above the last one of its GOAWAY,
     /// or was reset with REFUSED_STREAM (RFC 9113 section 8.7).
     Unprocessed,
@@ -35,14 +35,18 @@ pub(super) struct Loss(Arc<AtomicBool>);
 
 impl Loss {
     /// Tells it.
-    pub(super) fn tell(&self) -> Share {
-        if self.0.swap(true, Ordering::Relaxed) { Share::Further } else { Share::First }
+    pub(super) fn tell(&self) -> FailureShare {
+        if self.0.swap(true, Ordering::Relaxed) {
+            FailureShare::Further
+        } else {
+            FailureShare::First
+        }
     }
 }
 
-impl Failure {
+impl FailedRequest {
     /// One that no other request shares.
-    pub(super) fn of_one_request(fate: Fate, source: Chain) -> Self {
+    pub(super) fn of_one_request(fate: RequestFate, source: ErrorChain) -> Self {
         Self { fate, source, loss: Loss::default() }
     }
 }

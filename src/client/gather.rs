@@ -24,32 +24,32 @@ const SMALL_MAX: u32 = 4;
 
 /// The data of a stream.
 #[derive(Debug)]
-pub(super) struct Pieces {
+pub(super) struct StreamData {
     /// The stream, unless a task reads it.
     stream: Option<RecvStream>,
-    gathering: Option<Gathering>,
+    gathering: Option<StreamTask>,
     /// How many small pieces have come one behind the other.
     small: u32,
 }
 
 /// A task that reads a stream; ends when dropped.
 #[derive(Debug)]
-struct Gathering {
-    gathered: Arc<Mutex<Gathered>>,
+struct StreamTask {
+    gathered: Arc<Mutex<EarlyData>>,
     window: FlowControl,
     task: AbortHandle,
 }
 
 /// What has come and was not asked for: as much as the window of a stream at most.
 #[derive(Debug, Default)]
-struct Gathered {
+struct EarlyData {
     bytes: BytesMut,
     /// How the data ended, with the stream for what comes behind it.
     ended: Option<Result<RecvStream, h2::Error>>,
     reader: Option<Waker>,
 }
 
-impl Pieces {
+impl StreamData {
     pub(super) fn new(stream: RecvStream) -> Self {
         Self { stream: Some(stream), gathering: None, small: 0 }
     }
@@ -74,7 +74,7 @@ impl Pieces {
         stream.flow_control().release_capacity(bytes.len())?;
         self.small = if bytes.len() < SMALL_BYTES { self.small + 1 } else { 0 };
         if self.small >= SMALL_MAX && !stream.is_end_stream() {
-            self.gathering = self.stream.take().map(Gathering::begin);
+            self.gathering = self.stream.take().map(StreamTask::begin);
         }
         Poll::Ready(Ok(Some(bytes)))
     }
@@ -92,10 +92,10 @@ impl Pieces {
     }
 }
 
-impl Gathering {
+impl StreamTask {
     fn begin(mut stream: RecvStream) -> Self {
         let window = stream.flow_control().clone();
-        let gathered = Arc::<Mutex<Gathered>>::default();
+        let gathered = Arc::<Mutex<EarlyData>>::default();
         let (reading, task) = abortable(gather(stream, Arc::clone(&gathered)));
         TokioExecutor::new().execute(reading);
         Self { gathered, window, task }
@@ -121,14 +121,14 @@ impl Gathering {
     }
 }
 
-impl Drop for Gathering {
+impl Drop for StreamTask {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 /// Reads the data of `stream` to its end, as fast as it comes.
-async fn gather(mut stream: RecvStream, gathered: Arc<Mutex<Gathered>>) {
+async fn gather(mut stream: RecvStream, gathered: Arc<Mutex<EarlyData>>) {
     loop {
         let piece = poll_fn(|cx| stream.poll_data(cx)).await.transpose();
         let mut gathered = gathered.lock();
@@ -155,7 +155,7 @@ async fn gather(mut stream: RecvStream, gathered: Arc<Mutex<Gathered>>) {
 mod tests {
     use super::super::http2::{Http2, Http2Body};
     use super::super::no_body;
-    use super::super::upload::{Progress, Upload};
+    use super::super::upload::{CountedBody, UploadProgress};
     use super::*;
     use http::{Request, Response};
     use hyper_util::rt::TokioIo;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     async fn ask(connection: &Http2) -> Http2Body {
-        let upload = Upload::new(no_body(), Progress::default());
+        let upload = CountedBody::new(no_body(), UploadProgress::default());
         let request = Request::get("http://h/").body(upload).unwrap();
         connection.send(request).await.unwrap().into_body()
     }

@@ -1,11 +1,11 @@
 //! A connection that speaks HTTP/1.1: one request at a time. Lives until either side closes it;
 //! held by the pool while it is idle, and by one request otherwise. No locks.
 
-use super::error::Chain;
-use super::failure::{Failure, Fate};
+use super::error::ErrorChain;
+use super::failure::{FailedRequest, RequestFate};
 use super::limits::{AGE_MAX, HEADERS_MAX, READ_BUFFER_BYTES_MAX};
 use super::message::host_field;
-use super::upload::Upload;
+use super::upload::CountedBody;
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{Request, Response};
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Http1 {
-    sender: SendRequest<Upload>,
+    sender: SendRequest<CountedBody>,
     /// Whether it has answered a request: then the server may close it at any time.
     has_answered: bool,
     made: Instant,
@@ -26,17 +26,17 @@ pub(super) struct Http1 {
 
 impl Http1 {
     /// Takes `stream` into use.
-    pub(super) async fn new<S>(stream: S) -> Result<Self, Chain>
+    pub(super) async fn new<S>(stream: S) -> Result<Self, ErrorChain>
     where
         S: Read + Write + Unpin + Send + 'static,
     {
         let mut builder = Builder::new();
         builder.max_headers(HEADERS_MAX).max_buf_size(READ_BUFFER_BYTES_MAX);
         let handshake = builder.handshake(stream).await;
-        let (sender, connection) = handshake.map_err(|error| Chain::of(&error))?;
+        let (sender, connection) = handshake.map_err(|error| ErrorChain::of(&error))?;
         TokioExecutor::new().execute(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = %Chain::of(&error), "connection to an origin ended");
+                tracing::debug!(error = %ErrorChain::of(&error), "connection to an origin ended");
             }
         });
         Ok(Self { sender, has_answered: false, made: Instant::now() })
@@ -65,8 +65,8 @@ impl Http1 {
     /// Sends a request and waits for the head of its response.
     pub(super) async fn send(
         &mut self,
-        mut request: Request<Upload>,
-    ) -> Result<Response<Incoming>, Failure> {
+        mut request: Request<CountedBody>,
+    ) -> Result<Response<Incoming>, FailedRequest> {
         address(&mut request);
         let mut failed = match self.sender.try_send_request(request).await {
             Ok(response) => {
@@ -79,16 +79,16 @@ impl Http1 {
         let error = failed.into_error();
         let is_answer = error.is_parse() || error.is_parse_too_large() || error.is_user();
         let fate = match unsent {
-            Some(request) => Fate::Unsent(request.into_body()),
-            None if self.has_answered && !is_answer => Fate::ClosedIdle,
-            None => Fate::Unknown,
+            Some(request) => RequestFate::Unsent(request.into_body()),
+            None if self.has_answered && !is_answer => RequestFate::ClosedIdle,
+            None => RequestFate::Unknown,
         };
-        Err(Failure::of_one_request(fate, Chain::of(&error)))
+        Err(FailedRequest::of_one_request(fate, ErrorChain::of(&error)))
     }
 }
 
 /// Puts the target into the form of HTTP/1.1: the host as a field, the path in the request line.
-fn address(request: &mut Request<Upload>) {
+fn address(request: &mut Request<CountedBody>) {
     if let Some(host) = host_field(request.uri()) {
         request.headers_mut().entry(HOST).or_insert(host);
     }

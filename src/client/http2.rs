@@ -3,14 +3,14 @@
 //!
 //! h2 is used without hyper's dispatcher, for three things that it hides: whether a stream was
 //! processed when its connection goes away, whether a connection goes away before a request is
-//! given to it, and how many streams the server permits. hyper also takes a body whose stream ends
-//! by NO_ERROR for whole; here every end but the end of the stream is an error.
+//! given to it, and how many streams the server permits. hyper also takes a body for whole if its
+//! stream ends by NO_ERROR; here every end but the end of the stream is an error.
 
-use super::error::Chain;
-use super::failure::{Failure, Fate, Loss};
-use super::gather::Pieces;
+use super::error::ErrorChain;
+use super::failure::{FailedRequest, Loss, RequestFate};
+use super::gather::StreamData;
 use super::limits::{AGE_MAX, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, STREAM_WINDOW_BYTES};
-use super::upload::{Upload, Uploading};
+use super::upload::{CountedBody, Uploading};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use h2::{Ping, PingPong, Reason, RecvStream};
@@ -38,12 +38,12 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(super) struct Http2 {
     sender: SendRequest<Bytes>,
-    state: Arc<State>,
+    state: Arc<Http2State>,
 }
 
 /// What its clones share.
 #[derive(Debug)]
-struct State {
+struct Http2State {
     /// Requests under way.
     running: AtomicUsize,
     /// Requests that were ever given to it.
@@ -61,7 +61,7 @@ struct State {
     loss: Loss,
 }
 
-impl State {
+impl Http2State {
     fn new() -> Self {
         Self {
             running: AtomicUsize::new(0),
@@ -88,7 +88,7 @@ impl State {
 
 impl Http2 {
     /// Takes `stream` into use.
-    pub(super) async fn new<S>(stream: S) -> Result<Self, Chain>
+    pub(super) async fn new<S>(stream: S) -> Result<Self, ErrorChain>
     where
         S: Read + Write + Unpin + Send + 'static,
     {
@@ -100,8 +100,8 @@ impl Http2 {
             .initial_max_send_streams(STREAMS_MAX)
             .handshake(TokioIo::new(stream))
             .await;
-        let (sender, mut connection) = handshake.map_err(|error| Chain::of(&error))?;
-        let state = Arc::new(State::new());
+        let (sender, mut connection) = handshake.map_err(|error| ErrorChain::of(&error))?;
+        let state = Arc::new(Http2State::new());
         let pings = connection.ping_pong();
         TokioExecutor::new().execute(drive(connection, pings, Arc::clone(&state)));
         Ok(Self { sender, state })
@@ -181,31 +181,31 @@ impl Http2 {
     /// Dropping the future resets the stream.
     pub(super) async fn send(
         &self,
-        request: Request<Upload>,
-    ) -> Result<Response<Http2Body>, Failure> {
+        request: Request<CountedBody>,
+    ) -> Result<Response<Http2Body>, FailedRequest> {
         let (mut head, body) = request.into_parts();
         head.version = Version::HTTP_2;
         strip(&mut head.headers, body.size_hint().exact());
         let mut sender = self.sender.clone();
         if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
-            return Err(self.failure(&error, Stage::Unsent(body)));
+            return Err(self.failure(&error, RequestStage::Unsent(body)));
         }
         let is_all = body.is_end_stream();
         let (response, stream) = match sender.send_request(Request::from_parts(head, ()), is_all) {
             Ok(sent) => sent,
-            Err(error) => return Err(self.failure(&error, Stage::Unsent(body))),
+            Err(error) => return Err(self.failure(&error, RequestStage::Unsent(body))),
         };
         let uploading = (!is_all).then(|| Uploading::begin(body, stream));
         let id = response.stream_id().as_u32();
         let response = response.await;
-        let response = response.map_err(|error| self.failure(&error, Stage::Sent(id)))?;
+        let response = response.map_err(|error| self.failure(&error, RequestStage::Sent(id)))?;
         self.state.has_answered.store(true, Ordering::Relaxed);
         self.state.is_heard.store(true, Ordering::Relaxed);
         let state = Arc::clone(&self.state);
         let length = length(response.headers(), response.body());
-        let end = End::Ahead;
+        let end = BodyEnd::Ahead;
         Ok(response.map(|stream| Http2Body {
-            pieces: Pieces::new(stream),
+            pieces: StreamData::new(stream),
             _uploading: uploading,
             state,
             length,
@@ -214,36 +214,36 @@ impl Http2 {
     }
 
     /// What `error` says of a request.
-    fn failure(&self, error: &h2::Error, stage: Stage) -> Failure {
-        let source = Chain::of(error);
+    fn failure(&self, error: &h2::Error, stage: RequestStage) -> FailedRequest {
+        let source = ErrorChain::of(error);
         let reason = error.reason().filter(|_| error.is_remote());
         let is_going_away = error.is_go_away() && reason == Some(Reason::NO_ERROR);
         let is_refused = error.is_reset() && reason == Some(Reason::REFUSED_STREAM);
         let is_of_connection = error.is_io() || error.is_go_away();
         let has_answered = self.state.has_answered.load(Ordering::Relaxed);
         let fate = match stage {
-            Stage::Unsent(body) if is_going_away || (is_of_connection && has_answered) => {
-                Fate::Unsent(body)
+            RequestStage::Unsent(body) if is_going_away || (is_of_connection && has_answered) => {
+                RequestFate::Unsent(body)
             }
-            Stage::Sent(stream) if is_going_away => {
+            RequestStage::Sent(stream) if is_going_away => {
                 self.state.left(stream);
-                Fate::Unprocessed
+                RequestFate::Unprocessed
             }
-            Stage::Sent(_) if is_refused => Fate::Unprocessed,
-            Stage::Unsent(_) | Stage::Sent(_) => Fate::Unknown,
+            RequestStage::Sent(_) if is_refused => RequestFate::Unprocessed,
+            RequestStage::Unsent(_) | RequestStage::Sent(_) => RequestFate::Unknown,
         };
         if is_of_connection {
-            Failure { fate, source, loss: self.state.loss.clone() }
+            FailedRequest { fate, source, loss: self.state.loss.clone() }
         } else {
-            Failure::of_one_request(fate, source)
+            FailedRequest::of_one_request(fate, source)
         }
     }
 }
 
 /// How far a request has come.
-enum Stage {
+enum RequestStage {
     /// Nowhere; here is its body.
-    Unsent(Upload),
+    Unsent(CountedBody),
     /// To this stream.
     Sent(u32),
 }
@@ -251,18 +251,18 @@ enum Stage {
 /// The body of a response on a stream.
 #[derive(Debug)]
 pub(super) struct Http2Body {
-    pieces: Pieces,
+    pieces: StreamData,
     /// The request's own body, if it is not yet sent to its end.
     _uploading: Option<Uploading>,
-    state: Arc<State>,
+    state: Arc<Http2State>,
     /// Bytes to come, if the head said so.
     length: Option<u64>,
-    end: End,
+    end: BodyEnd,
 }
 
 /// How far a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum BodyEnd {
     Ahead,
     AfterTrailers,
     Reached,
@@ -276,7 +276,7 @@ impl Http2Body {
         let frame = ready!(self.poll_stream(cx)).transpose();
         self.state.is_heard.store(true, Ordering::Relaxed);
         if !matches!(frame, Some(Ok(_))) {
-            self.end = End::Reached;
+            self.end = BodyEnd::Reached;
         }
         Poll::Ready(frame)
     }
@@ -285,22 +285,22 @@ impl Http2Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Frame<Bytes>>, h2::Error>> {
-        if self.end == End::Reached {
+        if self.end == BodyEnd::Reached {
             return Poll::Ready(Ok(None));
         }
-        if self.end == End::Ahead {
+        if self.end == BodyEnd::Ahead {
             if let Some(bytes) = ready!(self.pieces.poll_data(cx))? {
                 self.length = self.length.map(|left| left.saturating_sub(bytes.len() as u64));
                 return Poll::Ready(Ok(Some(Frame::data(bytes))));
             }
-            self.end = End::AfterTrailers;
+            self.end = BodyEnd::AfterTrailers;
         }
         let trailers = ready!(self.pieces.poll_trailers(cx))?;
         Poll::Ready(Ok(trailers.map(Frame::trailers)))
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        self.end == End::Reached || self.pieces.is_end_stream()
+        self.end == BodyEnd::Reached || self.pieces.is_end_stream()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
@@ -326,25 +326,25 @@ fn length(headers: &HeaderMap, stream: &RecvStream) -> Option<u64> {
     named.or_else(|| stream.is_end_stream().then_some(0))
 }
 
-type Driven<S> = Connection<TokioIo<S>, Bytes>;
+type H2Connection<S> = Connection<TokioIo<S>, Bytes>;
 
 /// Moves the frames of a connection until it ends or is found dead.
-async fn drive<S>(connection: Driven<S>, pings: Option<PingPong>, state: Arc<State>)
+async fn drive<S>(connection: H2Connection<S>, pings: Option<PingPong>, state: Arc<Http2State>)
 where
     S: Read + Write + Unpin,
 {
     tokio::select! {
         ended = connection => if let Err(error) = ended {
-            tracing::debug!(error = %Chain::of(&error), "connection to an origin ended");
+            tracing::debug!(error = %ErrorChain::of(&error), "connection to an origin ended");
         },
         () = dead(pings, &state) => {
-            tracing::debug!("connection to an origin gives no sign of life");
+            tracing::debug!("connection to an origin timed out");
         }
     }
 }
 
 /// Ends if nothing comes on a connection with requests although it was asked for.
-async fn dead(pings: Option<PingPong>, state: &State) {
+async fn dead(pings: Option<PingPong>, state: &Http2State) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     let is_heard = || state.is_heard.swap(false, Ordering::Relaxed);
     loop {

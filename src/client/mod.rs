@@ -27,13 +27,13 @@ pub mod trust;
 mod upload;
 
 pub use body::InboundBody;
-pub use error::{Chain, ClientError, Share, UploadError};
+pub use error::{ClientError, ErrorChain, FailureShare, UploadError};
 pub use message::{BoxError, OutboundBody, OutboundRequest, host_field, no_body};
-pub use trust::{Trust, TrustError, Trusts};
+pub use trust::{TlsTrust, TrustError, Trusts};
 
 use crate::config::HttpVersion;
 use connector::DeadlineConnector;
-use failure::{Failure, Fate};
+use failure::{FailedRequest, RequestFate};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Request, Response, response};
 use http2::Http2;
@@ -41,7 +41,7 @@ use limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use pool::{Choice, Pool};
 use std::sync::Arc;
 use std::time::Duration;
-use upload::{Late, Progress, Upload, Wait};
+use upload::{CountedBody, UploadProgress, UploadTimeout, Wait};
 
 /// How often a request that was not processed is sent again before that is a failure: a server that
 /// closes connections after a number of requests does it once or twice to one request, since the
@@ -71,7 +71,7 @@ pub struct Client {
     first_byte: Duration,
 }
 
-/// A response whose head has arrived.
+/// A response after its head has arrived.
 #[derive(Debug)]
 pub struct Inbound {
     /// Status and fields.
@@ -84,7 +84,7 @@ pub struct Inbound {
 
 impl Client {
     /// A client without connections yet; it connects when first used.
-    pub fn new(trust: &Trust, settings: ClientSettings) -> Self {
+    pub fn new(trust: &TlsTrust, settings: ClientSettings) -> Self {
         keep_buffers();
         let connector = DeadlineConnector::new(&trust.speaking(settings.version), settings.connect);
         let pool = Pool::new(connector, settings.version, settings.requests_max);
@@ -101,13 +101,13 @@ impl Client {
     /// connection ended in place of the answer (RFC 9110 section 9.2.2); one with a body only if
     /// none of it was sent.
     pub async fn send(&self, request: OutboundRequest) -> Result<Inbound, ClientError> {
-        let progress = Progress::default();
+        let progress = UploadProgress::default();
         let (head, body) = request.into_parts();
         let endpoint = head.uri.scheme().cloned().zip(head.uri.authority().cloned());
         let endpoint =
             Arc::new(endpoint.ok_or(ClientError::Protocol("the request names no host"))?);
         let is_bodiless = http_body::Body::is_end_stream(&body);
-        let mut body = Upload::new(body, progress.clone());
+        let mut body = CountedBody::new(body, progress.clone());
         let (mut choice, mut wait, mut resends) = (Choice::Any, None, 0);
         loop {
             let lease = self.pool.lease(&endpoint, choice).await;
@@ -124,34 +124,37 @@ impl Client {
                     Some(error) => return Err(ClientError::Upload(error)),
                     None => failure,
                 },
-                Err(Late::Client) => return Err(ClientError::Upload(UploadError::Slow)),
-                Err(Late::Server) => {
+                Err(UploadTimeout::Client) => return Err(ClientError::Upload(UploadError::Slow)),
+                Err(UploadTimeout::Server) => {
                     // Nothing tells a slow server from a dead connection: others take no risk.
                     shared.inspect(Http2::retire);
                     return Err(ClientError::FirstByte(self.first_byte));
                 }
             };
-            let Failure { fate, source, loss } = failure;
+            let FailedRequest { fate, source, loss } = failure;
             body = match fate {
-                Fate::Unsent(unsent) if resends < RESENDS_MAX => unsent,
-                Fate::Unprocessed if is_bodiless && resends < RESENDS_MAX => {
-                    Upload::new(no_body(), progress.clone())
+                RequestFate::Unsent(unsent) if resends < RESENDS_MAX => unsent,
+                RequestFate::Unprocessed if is_bodiless && resends < RESENDS_MAX => {
+                    CountedBody::new(no_body(), progress.clone())
                 }
-                Fate::ClosedIdle if is_bodiless && head.method.is_idempotent() => {
-                    Upload::new(no_body(), progress.clone())
+                RequestFate::ClosedIdle if is_bodiless && head.method.is_idempotent() => {
+                    CountedBody::new(no_body(), progress.clone())
                 }
-                Fate::Unsent(_) | Fate::Unprocessed | Fate::ClosedIdle | Fate::Unknown => {
+                RequestFate::Unsent(_)
+                | RequestFate::Unprocessed
+                | RequestFate::ClosedIdle
+                | RequestFate::Unknown => {
                     return Err(ClientError::Broken(source, loss.tell()));
                 }
             };
             resends += 1;
-            tracing::debug!(error = %source, resends, "request was not processed: sent again");
+            tracing::debug!(error = %source, resends, "request not processed, sent again");
             choice = Choice::Other(shared);
         }
     }
 }
 
-/// A response whose head is fit for use.
+/// The response, once its head is fit for use.
 fn inbound(response: Response<InboundBody>, resends: u32) -> Result<Inbound, ClientError> {
     let (head, body) = response.into_parts();
     match check_head(&head) {
@@ -163,9 +166,9 @@ fn inbound(response: Response<InboundBody>, resends: u32) -> Result<Inbound, Cli
     }
 }
 
-/// Has glibc keep up to twice [`KEPT_BYTES`] of what is freed for each of its arenas, as it does
-/// once it has seen so large a block: else the buffers of bodies, which come and go by hundreds
-/// of KiB, go back to the kernel each time and come as fresh pages, an eighth of a fill's CPU.
+/// Makes glibc keep up to twice [`KEPT_BYTES`] of freed memory for each of its arenas, as it does
+/// after the first block of that size. Otherwise the buffers of bodies go back to the kernel each
+/// time, by hundreds of KiB, and return as fresh pages. That takes an eighth of a fill's CPU.
 fn keep_buffers() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_BYTES)));
 }

@@ -9,7 +9,7 @@
 //! shake hands with the server. The caller bounds the requests, and with them the connections.
 
 use super::connector::DeadlineConnector;
-use super::error::{Chain, Share};
+use super::error::{ErrorChain, FailureShare};
 use super::failure::Loss;
 use super::http1::Http1;
 use super::http2::{Http2, STREAMS_MAX};
@@ -39,12 +39,12 @@ pub(super) struct Pool {
     version: HttpVersion,
     /// Idle HTTP/1.1 connections that are kept for each endpoint.
     idle_max: usize,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     itself: Weak<Self>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PoolState {
     hosts: HashMap<Arc<Endpoint>, Host>,
     /// Whether a task closes what is idle for too long.
     is_tidied: bool,
@@ -54,10 +54,10 @@ struct State {
 #[derive(Debug)]
 struct Host {
     /// What its last connection spoke; `None` before the first.
-    speaks: Option<Version>,
+    speaks: Option<ConnectionVersion>,
     idle: Vec<(Http1, Instant)>,
     shared: Vec<(Http2, Instant)>,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingRequest>,
     /// Connections that are being made.
     dials: usize,
     /// Streams at once that the server permitted last.
@@ -67,14 +67,14 @@ struct Host {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+enum ConnectionVersion {
     Http1,
     Http2,
 }
 
 /// A request without a connection.
 #[derive(Debug)]
-struct Waiting {
+struct WaitingRequest {
     choice: Choice,
     answer: oneshot::Sender<Result<Lease, DialError>>,
 }
@@ -92,13 +92,13 @@ pub(super) enum Choice {
 /// No connection was made.
 #[derive(Debug, Clone)]
 pub(super) struct DialError {
-    pub source: Chain,
+    pub source: ErrorChain,
     loss: Loss,
 }
 
 impl DialError {
     /// Which of the requests that it fails this is.
-    pub(super) fn tell(&self) -> Share {
+    pub(super) fn tell(&self) -> FailureShare {
         self.loss.tell()
     }
 }
@@ -107,13 +107,13 @@ impl DialError {
 /// HTTP/2 connection together with others. Goes back to the pool when it is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) connection: Option<Connection>,
+    pub(super) connection: Option<PooledConnection>,
     endpoint: Arc<Endpoint>,
     pool: Weak<Pool>,
 }
 
 #[derive(Debug)]
-pub(super) enum Connection {
+pub(super) enum PooledConnection {
     Http1(Http1),
     Http2(Http2),
 }
@@ -148,27 +148,27 @@ impl Pool {
                 return Ok(self.leased(connection, endpoint));
             }
             let (answer, waiting) = oneshot::channel();
-            host.waiting.push_back(Waiting { choice, answer });
+            host.waiting.push_back(WaitingRequest { choice, answer });
             self.dial(host, endpoint);
             waiting
         };
         let gone =
-            |_| DialError { source: Chain::text("the client is gone"), loss: Loss::default() };
+            |_| DialError { source: ErrorChain::text("the client is gone"), loss: Loss::default() };
         waiting.await.map_err(gone)?
     }
 
-    fn host<'a>(&self, state: &'a mut State, endpoint: &Arc<Endpoint>) -> &'a mut Host {
+    fn host<'a>(&self, state: &'a mut PoolState, endpoint: &Arc<Endpoint>) -> &'a mut Host {
         state.hosts.entry(Arc::clone(endpoint)).or_insert_with(|| {
             let speaks = match self.version {
-                HttpVersion::Http2 => Some(Version::Http2),
+                HttpVersion::Http2 => Some(ConnectionVersion::Http2),
                 HttpVersion::Auto if endpoint.0 == Scheme::HTTPS => None,
-                HttpVersion::Auto | HttpVersion::Http1 => Some(Version::Http1),
+                HttpVersion::Auto | HttpVersion::Http1 => Some(ConnectionVersion::Http1),
             };
             Host::new(speaks)
         })
     }
 
-    fn leased(&self, connection: Connection, endpoint: &Arc<Endpoint>) -> Lease {
+    fn leased(&self, connection: PooledConnection, endpoint: &Arc<Endpoint>) -> Lease {
         let pool = Weak::clone(&self.itself);
         Lease { connection: Some(connection), endpoint: Arc::clone(endpoint), pool }
     }
@@ -188,37 +188,40 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, (scheme, authority): &Endpoint) -> Result<Connection, Chain> {
+    async fn connect(
+        &self,
+        (scheme, authority): &Endpoint,
+    ) -> Result<PooledConnection, ErrorChain> {
         let uri = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
-        let uri = uri.path_and_query("/").build().map_err(|error| Chain::of(&error))?;
-        let text = |error: BoxError| Chain::of(&*error);
+        let uri = uri.path_and_query("/").build().map_err(|error| ErrorChain::of(&error))?;
+        let text = |error: BoxError| ErrorChain::of(&*error);
         let stream = self.connector.clone().call(uri).await.map_err(text)?;
         let is_http2 = match self.version {
             HttpVersion::Http1 => false,
             HttpVersion::Auto => stream.connected().is_negotiated_h2(),
             HttpVersion::Http2 if *scheme != Scheme::HTTPS => true,
             HttpVersion::Http2 if stream.connected().is_negotiated_h2() => true,
-            HttpVersion::Http2 => return Err(Chain::text("the server does not speak HTTP/2")),
+            HttpVersion::Http2 => return Err(ErrorChain::text("the server does not speak HTTP/2")),
         };
         Ok(if is_http2 {
-            Connection::Http2(Http2::new(stream).await?)
+            PooledConnection::Http2(Http2::new(stream).await?)
         } else {
-            Connection::Http1(Http1::new(stream).await?)
+            PooledConnection::Http1(Http1::new(stream).await?)
         })
     }
 
     /// The end of one [`Pool::dial`].
-    fn dialed(&self, endpoint: &Arc<Endpoint>, made: Result<Connection, Chain>) {
+    fn dialed(&self, endpoint: &Arc<Endpoint>, made: Result<PooledConnection, ErrorChain>) {
         let mut state = self.state.lock();
         let host = self.host(&mut state, endpoint);
         host.dials = host.dials.saturating_sub(1);
         match made {
-            Ok(Connection::Http1(connection)) => {
-                host.speaks = Some(Version::Http1);
-                self.hand_out(host, endpoint, connection, Use::First);
+            Ok(PooledConnection::Http1(connection)) => {
+                host.speaks = Some(ConnectionVersion::Http1);
+                self.hand_out(host, endpoint, connection, ConnectionUse::First);
             }
-            Ok(Connection::Http2(connection)) => {
-                host.speaks = Some(Version::Http2);
+            Ok(PooledConnection::Http2(connection)) => {
+                host.speaks = Some(ConnectionVersion::Http2);
                 // One at least, though it may be closing again: the one that finds out has an end.
                 self.give(host, endpoint, &connection);
                 host.shared.push((connection, Instant::now()));
@@ -236,13 +239,19 @@ impl Pool {
 
     /// Gives a free HTTP/1.1 connection to the request that waits longest for one like it, else
     /// keeps it.
-    fn hand_out(&self, host: &mut Host, endpoint: &Arc<Endpoint>, connection: Http1, of: Use) {
+    fn hand_out(
+        &self,
+        host: &mut Host,
+        endpoint: &Arc<Endpoint>,
+        connection: Http1,
+        of: ConnectionUse,
+    ) {
         let mut connection = connection;
-        let is_for = |choice: &Choice| of == Use::First || matches!(choice, Choice::Any);
+        let is_for = |choice: &Choice| of == ConnectionUse::First || matches!(choice, Choice::Any);
         while let Some(waiting) = host.next(is_for) {
-            let lease = self.leased(Connection::Http1(connection), endpoint);
+            let lease = self.leased(PooledConnection::Http1(connection), endpoint);
             let Err(Ok(lease)) = waiting.answer.send(Ok(lease)) else { return };
-            let Some(Connection::Http1(back)) = lease.undo() else { return };
+            let Some(PooledConnection::Http1(back)) = lease.undo() else { return };
             connection = back;
         }
         if host.idle.len() < self.idle_max {
@@ -262,7 +271,7 @@ impl Pool {
     fn give(&self, host: &mut Host, endpoint: &Arc<Endpoint>, connection: &Http2) -> bool {
         let Some(waiting) = host.next(|choice| choice.permits(connection)) else { return false };
         connection.begin();
-        let lease = self.leased(Connection::Http2(connection.clone()), endpoint);
+        let lease = self.leased(PooledConnection::Http2(connection.clone()), endpoint);
         if let Err(Ok(lease)) = waiting.answer.send(Ok(lease)) {
             lease.undo();
         }
@@ -270,18 +279,18 @@ impl Pool {
     }
 
     /// A request is done with its connection.
-    fn returned(&self, endpoint: &Arc<Endpoint>, connection: Connection) {
+    fn returned(&self, endpoint: &Arc<Endpoint>, connection: PooledConnection) {
         let mut state = self.state.lock();
         let host = self.host(&mut state, endpoint);
         match connection {
             // The requests that wait for one like it need another now.
-            Connection::Http1(connection) if connection.is_old() => {
+            PooledConnection::Http1(connection) if connection.is_old() => {
                 self.dial(host, endpoint);
             }
-            Connection::Http1(connection) => {
-                self.hand_out(host, endpoint, connection, Use::Further);
+            PooledConnection::Http1(connection) => {
+                self.hand_out(host, endpoint, connection, ConnectionUse::Further);
             }
-            Connection::Http2(connection) => {
+            PooledConnection::Http2(connection) => {
                 connection.end();
                 let mut shared = host.shared.iter_mut();
                 if let Some((_, since)) = shared.find(|(one, _)| one.is(&connection)) {
@@ -298,7 +307,7 @@ impl Pool {
     }
 
     /// Has a task close what is idle for too long, for as long as there is anything.
-    fn tidy(&self, state: &mut State) {
+    fn tidy(&self, state: &mut PoolState) {
         if std::mem::replace(&mut state.is_tidied, true) {
             return;
         }
@@ -320,7 +329,7 @@ impl Pool {
 
 /// Whether a connection has had a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
+enum ConnectionUse {
     First,
     Further,
 }
@@ -332,7 +341,7 @@ impl Choice {
 }
 
 impl Host {
-    fn new(speaks: Option<Version>) -> Self {
+    fn new(speaks: Option<ConnectionVersion>) -> Self {
         Self {
             speaks,
             idle: Vec::new(),
@@ -345,13 +354,13 @@ impl Host {
     }
 
     /// A connection with room, the one used last first: so that others can grow old and be closed.
-    fn take(&mut self, choice: &Choice) -> Option<Connection> {
+    fn take(&mut self, choice: &Choice) -> Option<PooledConnection> {
         self.shared.retain(|(connection, _)| !connection.is_closing());
         let mut shared = self.shared.iter().map(|(connection, _)| connection);
         let free = shared.find(|one| choice.permits(one) && self.has_room(one));
         if let Some(connection) = free.cloned() {
             connection.begin();
-            return Some(Connection::Http2(connection));
+            return Some(PooledConnection::Http2(connection));
         }
         if matches!(choice, Choice::Other(_)) {
             return None;
@@ -360,7 +369,7 @@ impl Host {
         idle.find_map(|(connection, since)| {
             let is_young = !connection.is_old();
             let is_fresh = !connection.is_closed() && since.elapsed() < IDLE && is_young;
-            is_fresh.then_some(Connection::Http1(connection))
+            is_fresh.then_some(PooledConnection::Http1(connection))
         })
     }
 
@@ -369,8 +378,8 @@ impl Host {
     }
 
     /// The request that waits longest of those that `is_for` chooses.
-    fn next(&mut self, is_for: impl Fn(&Choice) -> bool) -> Option<Waiting> {
-        let is_next = |one: &Waiting| !one.answer.is_closed() && is_for(&one.choice);
+    fn next(&mut self, is_for: impl Fn(&Choice) -> bool) -> Option<WaitingRequest> {
+        let is_next = |one: &WaitingRequest| !one.answer.is_closed() && is_for(&one.choice);
         let at = self.waiting.iter().position(is_next)?;
         self.waiting.remove(at)
     }
@@ -379,15 +388,15 @@ impl Host {
     fn served_by_one(&self) -> usize {
         match self.speaks {
             None => usize::MAX,
-            Some(Version::Http1) => 1,
-            Some(Version::Http2) => {
+            Some(ConnectionVersion::Http1) => 1,
+            Some(ConnectionVersion::Http2) => {
                 let quota = self.quota.unwrap_or(usize::MAX);
                 self.streams_max.min(quota).max(1)
             }
         }
     }
 
-    /// The HTTP/2 connections that have streams, whose end makes room for others.
+    /// The HTTP/2 connections that have streams; the end of a stream makes room for another.
     fn running(&self) -> impl Iterator<Item = &Http2> {
         let all = self.shared.iter().map(|(connection, _)| connection);
         all.filter(|one| !one.is_closing() && one.running() > 0)
@@ -441,15 +450,15 @@ impl Lease {
     /// The HTTP/2 connection, if it is one.
     pub(super) fn shared(&self) -> Option<Http2> {
         match &self.connection {
-            Some(Connection::Http2(connection)) => Some(connection.clone()),
-            Some(Connection::Http1(_)) | None => None,
+            Some(PooledConnection::Http2(connection)) => Some(connection.clone()),
+            Some(PooledConnection::Http1(_)) | None => None,
         }
     }
 
     /// Ends it without use: the connection is as it was before.
-    fn undo(mut self) -> Option<Connection> {
+    fn undo(mut self) -> Option<PooledConnection> {
         let connection = self.connection.take();
-        if let Some(Connection::Http2(connection)) = &connection {
+        if let Some(PooledConnection::Http2(connection)) = &connection {
             connection.take_back();
         }
         connection
@@ -457,7 +466,7 @@ impl Lease {
 
     /// Ends it, and an HTTP/1.1 connection with it.
     pub(super) fn discard(mut self) {
-        if matches!(self.connection, Some(Connection::Http1(_))) {
+        if matches!(self.connection, Some(PooledConnection::Http1(_))) {
             self.connection = None;
         }
     }
@@ -468,22 +477,22 @@ impl Drop for Lease {
         let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.upgrade()) else {
             return;
         };
-        // Where the runtime is gone, so is every connection.
+        // If the runtime is gone, so is every connection.
         if Handle::try_current().is_err() {
             return;
         }
         match connection {
-            Connection::Http1(connection) if connection.is_closed() => {}
-            Connection::Http1(mut connection) if !connection.is_ready() => {
+            PooledConnection::Http1(connection) if connection.is_closed() => {}
+            PooledConnection::Http1(mut connection) if !connection.is_ready() => {
                 // The response is not read to its end, or its connection has not yet noticed.
                 let endpoint = Arc::clone(&self.endpoint);
                 TokioExecutor::new().execute(async move {
                     if connection.ready().await {
-                        pool.returned(&endpoint, Connection::Http1(connection));
+                        pool.returned(&endpoint, PooledConnection::Http1(connection));
                     }
                 });
             }
-            connection @ (Connection::Http1(_) | Connection::Http2(_)) => {
+            connection @ (PooledConnection::Http1(_) | PooledConnection::Http2(_)) => {
                 pool.returned(&self.endpoint, connection);
             }
         }

@@ -38,7 +38,7 @@ async fn respond(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hy
     Ok(Response::new(Full::new(body)))
 }
 
-/// A server of HTTP/2 whose streams take few bytes at once.
+/// An HTTP/2 server with small windows: its streams take few bytes at once.
 fn http2_server() -> http2::Builder<TokioExecutor> {
     let mut server = http2::Builder::new(TokioExecutor::new());
     server.initial_stream_window_size(1_000);
@@ -86,11 +86,11 @@ async fn tls_server(protocols: &[&[u8]]) -> TlsServer {
     TlsServer { address, ca_file, connections }
 }
 
-fn client(trust: &Trust, requests_max: usize) -> Client {
+fn client(trust: &TlsTrust, requests_max: usize) -> Client {
     speaking(trust, requests_max, HttpVersion::Auto)
 }
 
-fn speaking(trust: &Trust, requests_max: usize, version: HttpVersion) -> Client {
+fn speaking(trust: &TlsTrust, requests_max: usize, version: HttpVersion) -> Client {
     let connect = Duration::from_secs(5);
     let first_byte = Duration::from_secs(15);
     Client::new(trust, ClientSettings { connect, first_byte, requests_max, version })
@@ -118,7 +118,7 @@ async fn text(inbound: Inbound) -> String {
 async fn a_connection_that_is_in_use_all_the_time_is_replaced_once_it_is_old() {
     for protocol in [&b"h2"[..], b"http/1.1"] {
         let server = tls_server(&[protocol]).await;
-        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+        let trust = TlsTrust::load(Some(server.ca_file.path()), None).unwrap();
         let client = client(&trust, 200);
         for request in 0..12 {
             text(client.send(get("https", "localhost", server.address)).await.unwrap()).await;
@@ -137,7 +137,7 @@ async fn a_private_authority_is_trusted_where_its_file_is_given() {
         [(&[&b"h2"[..], b"http/1.1"][..], "HTTP/2.0"), (&[&b"http/1.1"[..]][..], "HTTP/1.1")]
     {
         let server = tls_server(protocols).await;
-        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+        let trust = TlsTrust::load(Some(server.ca_file.path()), None).unwrap();
         let trusting = client(&trust, 200);
         for _ in 0..3 {
             let request = get("https", "localhost", server.address);
@@ -145,7 +145,7 @@ async fn a_private_authority_is_trusted_where_its_file_is_given() {
         }
         assert_eq!(*server.connections.lock(), 1);
 
-        let doubting = client(&Trust::load(None, None).unwrap(), 200);
+        let doubting = client(&TlsTrust::load(None, None).unwrap(), 200);
         let error = doubting.send(get("https", "localhost", server.address)).await.unwrap_err();
         assert!(matches!(error, ClientError::Connect(..)), "{error}");
         assert!(error.to_string().contains("certificate"), "{error}");
@@ -158,7 +158,7 @@ async fn a_private_authority_is_trusted_where_its_file_is_given() {
 async fn a_handshake_that_never_ends_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let client = client(&Trust::load(None, None).unwrap(), 200);
+    let client = client(&TlsTrust::load(None, None).unwrap(), 200);
     let sending = client.send(get("https", "127.0.0.1", address));
     let (result, silent) = tokio::join!(sending, listener.accept());
     let error = result.unwrap_err();
@@ -170,7 +170,7 @@ async fn a_handshake_that_never_ends_is_given_up() {
 #[tokio::test]
 async fn an_http2_connection_is_left_only_when_it_is_full() {
     let server = tls_server(&[b"h2", b"http/1.1"]).await;
-    let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+    let trust = TlsTrust::load(Some(server.ca_file.path()), None).unwrap();
     let client = client(&trust, STREAMS_MAX * 2);
     let mut held = Vec::new();
     for _ in 0..STREAMS_MAX {
@@ -195,7 +195,7 @@ async fn the_version_is_the_one_that_is_set() {
         (&old, HttpVersion::Http1, Ok("HTTP/1.1")),
         (&old, HttpVersion::Http2, Err(())),
     ] {
-        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+        let trust = TlsTrust::load(Some(server.ca_file.path()), None).unwrap();
         let client = speaking(&trust, 10, version);
         match (client.send(get("https", "localhost", server.address)).await, expected) {
             (Ok(inbound), Ok(expected)) => assert_eq!(text(inbound).await, expected),
@@ -226,7 +226,7 @@ async fn http2_without_tls_needs_no_negotiation() {
         let serving = http2_server().serve_connection(TokioIo::new(stream), service_fn(respond));
         drop(serving.await);
     });
-    let (server, trust) = (server.await, Trust::load(None, None).unwrap());
+    let (server, trust) = (server.await, TlsTrust::load(None, None).unwrap());
     let client = speaking(&trust, 10, HttpVersion::Http2);
     assert_eq!(
         text(client.send(get("http", "localhost", server)).await.unwrap()).await,
@@ -237,7 +237,7 @@ async fn http2_without_tls_needs_no_negotiation() {
 #[tokio::test]
 async fn bodies_that_nobody_reads_do_not_hold_up_others() {
     let server = tls_server(&[b"h2"]).await;
-    let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+    let trust = TlsTrust::load(Some(server.ca_file.path()), None).unwrap();
     let client = client(&trust, STREAMS_MAX);
     let uri = format!("https://localhost:{}/large", server.address.port());
     let mut unread = Vec::new();
@@ -257,7 +257,7 @@ async fn bodies_that_nobody_reads_do_not_hold_up_others() {
 async fn a_body_is_sent_as_the_server_takes_it() {
     for protocol in [&b"h2"[..], b"http/1.1"] {
         let server = tls_server(&[protocol]).await;
-        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+        let trust = TlsTrust::load(Some(server.ca_file.path()), None).unwrap();
         let client = client(&trust, 10);
         let uri = format!("https://localhost:{}/length", server.address.port());
         for length in [0, 1, 1_000, 1_001, 300_000] {
@@ -288,7 +288,7 @@ fn broken() -> OutboundBody {
 async fn a_body_that_its_client_does_not_finish_is_no_fault_of_the_server() {
     for protocol in [&b"h2"[..], b"http/1.1"] {
         let server = tls_server(&[protocol]).await;
-        let trust = Trust::load(Some(server.ca_file.path()), None).unwrap();
+        let trust = TlsTrust::load(Some(server.ca_file.path()), None).unwrap();
         let client = client(&trust, 10);
         let uri = format!("https://localhost:{}/length", server.address.port());
         let seconds = Duration::from_secs;
@@ -326,7 +326,7 @@ async fn requests_wait_for_the_only_connection_that_a_server_permits() {
         server.max_concurrent_streams(2);
         drop(server.serve_connection(TokioIo::new(stream), service_fn(respond)).await);
     });
-    let client = speaking(&Trust::load(None, None).unwrap(), 100, HttpVersion::Http2);
+    let client = speaking(&TlsTrust::load(None, None).unwrap(), 100, HttpVersion::Http2);
     let asked = (0..6).map(|_| async {
         text(client.send(get("http", "localhost", address)).await.unwrap()).await
     });
@@ -353,7 +353,7 @@ async fn closing_server(connections: &Arc<AtomicUsize>) -> SocketAddr {
 async fn requests_that_are_never_processed_fail_after_a_bounded_number_of_connections() {
     let connections = Arc::default();
     let server = closing_server(&connections).await;
-    let client = speaking(&Trust::load(None, None).unwrap(), 100, HttpVersion::Http2);
+    let client = speaking(&TlsTrust::load(None, None).unwrap(), 100, HttpVersion::Http2);
     let asked = (0..20).map(|_| client.send(get("http", "localhost", server)));
     for answered in futures_util::future::join_all(asked).await {
         assert!(matches!(answered, Err(ClientError::Broken(..))), "{answered:?}");
@@ -372,7 +372,7 @@ async fn a_server_that_closes_every_connection_at_once_is_asked_once() {
             async { drop(stream) }
         });
         let server = server.await;
-        let client = speaking(&Trust::load(None, None).unwrap(), 100, version);
+        let client = speaking(&TlsTrust::load(None, None).unwrap(), 100, version);
         let answered = client.send(get("http", "localhost", server)).await;
         assert!(
             matches!(answered, Err(ClientError::Broken(..) | ClientError::Connect(..))),
@@ -385,6 +385,7 @@ async fn a_server_that_closes_every_connection_at_once_is_asked_once() {
 #[test]
 fn a_chain_names_every_link_once() {
     let inner = std::io::Error::other("inner");
-    let outer = ClientError::Connect(Chain::of(&std::io::Error::other(inner)), Share::First);
-    assert_eq!(Chain::of(&outer).to_string(), "cannot connect: inner");
+    let outer =
+        ClientError::Connect(ErrorChain::of(&std::io::Error::other(inner)), FailureShare::First);
+    assert_eq!(ErrorChain::of(&outer).to_string(), "cannot connect: inner");
 }

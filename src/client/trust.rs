@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// A TLS client set-up: TLS 1.2 and 1.3, ALPN for HTTP/2 and HTTP/1.1, and the authorities.
 #[derive(Debug, Clone)]
-pub struct Trust(Arc<ClientConfig>);
+pub struct TlsTrust(Arc<ClientConfig>);
 
 /// Why the authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +62,8 @@ pub enum TrustError {
     Tls(#[from] rustls::Error),
 }
 
-impl Trust {
-    /// The system's authorities (those built in where it has none), and those of `ca_file`; origins
+impl TlsTrust {
+    /// The system's authorities (those built in if it has none), and those of `ca_file`; origins
     /// that ask for a certificate are shown `identity`.
     ///
     /// Reads files: not for the runtime's threads.
@@ -114,24 +114,24 @@ impl Trust {
 
 /// The set-ups of one configuration by their files, so that each is read once.
 #[derive(Debug, Default)]
-pub struct Trusts(HashMap<Files, Trust>);
+pub struct Trusts(HashMap<Files, TlsTrust>);
 
 /// The authorities' file, and those of a certificate and its key.
 type Files = (Option<PathBuf>, Option<(PathBuf, PathBuf)>);
 
 impl Trusts {
-    /// As [`Trust::load`], or what that gave for the same files before.
+    /// As [`TlsTrust::load`], or what that gave for the same files before.
     pub fn load(
         &mut self,
         ca_file: Option<&Path>,
         identity: Option<&CertificateFiles>,
-    ) -> Result<Trust, TrustError> {
+    ) -> Result<TlsTrust, TrustError> {
         let own = identity.map(|files| (files.certificate.clone(), files.key.clone()));
         let files = (ca_file.map(Path::to_path_buf), own);
         if let Some(trust) = self.0.get(&files) {
             return Ok(trust.clone());
         }
-        let trust = Trust::load(ca_file, identity)?;
+        let trust = TlsTrust::load(ca_file, identity)?;
         self.0.insert(files, trust.clone());
         Ok(trust)
     }
@@ -140,12 +140,12 @@ impl Trusts {
 fn system_roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        tracing::debug!(%error, "a system certificate authority was left out");
+        tracing::debug!(%error, "system certificate authority left out");
     }
     let mut roots = RootCertStore::empty();
     let (added, ignored) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        tracing::info!(ignored, "no system certificate authorities: using those built in");
+        tracing::info!(ignored, "no system certificate authorities, using built-in ones");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots
@@ -194,11 +194,11 @@ fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> Result<Trust, TrustError> {
+    fn load(text: &str) -> Result<TlsTrust, TrustError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, text).unwrap();
-        Trust::load(Some(&path), None)
+        TlsTrust::load(Some(&path), None)
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let text = load(broken).unwrap_err().to_string();
         assert!(text.contains("certificate 1: not a usable authority"), "{text}");
-        let missing = Trust::load(Some(Path::new("/does/not/exist.pem")), None).unwrap_err();
+        let missing = TlsTrust::load(Some(Path::new("/does/not/exist.pem")), None).unwrap_err();
         assert!(matches!(missing, TrustError::Read { .. }));
     }
 
@@ -242,11 +242,11 @@ mod tests {
         let certificate = write("client.pem", one.cert.pem());
         let files = |key| CertificateFiles { certificate: certificate.clone(), key };
         let good = files(write("key.pem", one.signing_key.serialize_pem()));
-        assert!(Trust::load(None, Some(&good)).is_ok());
+        assert!(TlsTrust::load(None, Some(&good)).is_ok());
         let strange = files(write("strange.pem", other.signing_key.serialize_pem()));
-        let error = Trust::load(None, Some(&strange)).unwrap_err();
+        let error = TlsTrust::load(None, Some(&strange)).unwrap_err();
         assert!(matches!(error, TrustError::Identity { .. }), "{error}");
-        let text = Trust::load(None, Some(&files(certificate.clone()))).unwrap_err().to_string();
+        let text = TlsTrust::load(None, Some(&files(certificate.clone()))).unwrap_err().to_string();
         assert!(text.contains("client.pem: no usable private key"), "{text}");
         let mut trusts = Trusts::default();
         let (with, without) =
@@ -256,6 +256,6 @@ mod tests {
 
     #[test]
     fn without_a_file_there_are_still_authorities() {
-        assert!(Trust::load(None, None).is_ok());
+        assert!(TlsTrust::load(None, None).is_ok());
     }
 }

@@ -26,10 +26,10 @@ const RATE_AFTER: Duration = Duration::from_secs(30);
 
 /// How far the body of a request has come.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress(Arc<State>);
+pub(super) struct UploadProgress(Arc<UploadState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct UploadState {
     /// Bytes that have gone.
     bytes: AtomicU64,
     /// Whether all of it has gone.
@@ -40,7 +40,7 @@ struct State {
     is_awaited: AtomicBool,
 }
 
-impl Progress {
+impl UploadProgress {
     /// What is wrong with the body, if an error came in place of a piece.
     pub(super) fn error(&self) -> Option<UploadError> {
         self.0.error.get().copied()
@@ -58,14 +58,18 @@ impl Progress {
         !is_ended && elapsed >= RATE_AFTER && bytes < bytes_min
     }
 
-    fn late(&self) -> Late {
-        if self.0.is_awaited.load(Ordering::Relaxed) { Late::Client } else { Late::Server }
+    fn late(&self) -> UploadTimeout {
+        if self.0.is_awaited.load(Ordering::Relaxed) {
+            UploadTimeout::Client
+        } else {
+            UploadTimeout::Server
+        }
     }
 }
 
 /// What a request has waited for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Late {
+pub(super) enum UploadTimeout {
     /// The next piece of the body.
     Client,
     /// An answer, or room for the next piece.
@@ -75,7 +79,7 @@ pub(super) enum Late {
 /// How long a request waits for the head of its answer.
 #[derive(Debug)]
 pub(super) struct Wait {
-    progress: Progress,
+    progress: UploadProgress,
     first_byte: Duration,
     began: Instant,
     until: Instant,
@@ -83,7 +87,7 @@ pub(super) struct Wait {
 
 impl Wait {
     /// From now on: `first_byte` from each progress of the body.
-    pub(super) fn new(progress: Progress, first_byte: Duration) -> Self {
+    pub(super) fn new(progress: UploadProgress, first_byte: Duration) -> Self {
         let began = Instant::now();
         Self { progress, first_byte, began, until: began + first_byte }
     }
@@ -92,7 +96,7 @@ impl Wait {
     pub(super) async fn within<F: Future + Unpin>(
         &mut self,
         mut sending: F,
-    ) -> Result<F::Output, Late> {
+    ) -> Result<F::Output, UploadTimeout> {
         let mut before = self.progress.so_far();
         loop {
             let look = self.until.min(Instant::now() + RATE_AFTER);
@@ -115,21 +119,21 @@ impl Wait {
     }
 }
 
-/// A body whose bytes are counted as they go.
+/// A body with a count of the bytes that have left.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub(super) struct CountedBody {
     body: OutboundBody,
-    progress: Progress,
+    progress: UploadProgress,
 }
 
-impl Upload {
-    pub(super) fn new(body: OutboundBody, progress: Progress) -> Self {
+impl CountedBody {
+    pub(super) fn new(body: OutboundBody, progress: UploadProgress) -> Self {
         progress.0.is_ended.store(body.is_end_stream(), Ordering::Relaxed);
         Self { body, progress }
     }
 }
 
-impl Body for Upload {
+impl Body for CountedBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -173,7 +177,7 @@ pub(super) struct Uploading(AbortHandle);
 
 impl Uploading {
     /// Sends `body` through `stream`, to its end or until the stream is reset.
-    pub(super) fn begin(body: Upload, stream: SendStream<Bytes>) -> Self {
+    pub(super) fn begin(body: CountedBody, stream: SendStream<Bytes>) -> Self {
         let (sending, handle) = abortable(send(body, stream));
         TokioExecutor::new().execute(sending);
         Self(handle)
@@ -186,7 +190,7 @@ impl Drop for Uploading {
     }
 }
 
-async fn send(mut body: Upload, mut stream: SendStream<Bytes>) {
+async fn send(mut body: CountedBody, mut stream: SendStream<Bytes>) {
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
@@ -223,6 +227,6 @@ fn send_end(stream: &mut SendStream<Bytes>, trailers: Option<HeaderMap>) {
         None => stream.send_data(Bytes::new(), true),
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "request body was not sent to its end");
+        tracing::debug!(%error, "request body not sent to its end");
     }
 }

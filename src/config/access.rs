@@ -30,7 +30,7 @@ pub enum Login {
     },
 }
 
-/// Whether what lets the edge in may be sent where anybody on the way can read it.
+/// Whether credentials may be sent over a connection that others can read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Exposure {
     /// Over https alone.
@@ -71,7 +71,7 @@ impl Objects {
 
 /// When an origin is asked for an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Turn {
+pub enum AskOrder {
     /// Before the others.
     First,
     /// When its priority says.
@@ -82,13 +82,13 @@ pub enum Turn {
 
 impl OriginTurns {
     /// When the origin is asked for the object at `path`.
-    pub fn turn(&self, class: Class, path: &str) -> Turn {
+    pub fn turn(&self, class: Class, path: &str) -> AskOrder {
         let is_among = |objects: &[Objects]| objects.iter().any(|some| some.include(class, path));
         let is_meant = self.only_for.is_empty() || is_among(&self.only_for);
         if !is_meant || is_among(&self.never_for) {
-            return Turn::Never;
+            return AskOrder::Never;
         }
-        if is_among(&self.first_for) { Turn::First } else { Turn::Usual }
+        if is_among(&self.first_for) { AskOrder::First } else { AskOrder::Usual }
     }
 }
 
@@ -105,14 +105,14 @@ mod tests {
             first_for: vec![paths("/nar/*")],
         };
         for (class, path, turn) in [
-            (Class::Narinfo, "/a.narinfo", Turn::Usual),
-            (Class::Nar, "/nar/a", Turn::First),
-            (Class::Nar, "/nar/xa", Turn::Never),
-            (Class::Log, "/log/a", Turn::Never),
-            (Class::Listing, "/a.ls", Turn::Never),
+            (Class::Narinfo, "/a.narinfo", AskOrder::Usual),
+            (Class::Nar, "/nar/a", AskOrder::First),
+            (Class::Nar, "/nar/xa", AskOrder::Never),
+            (Class::Log, "/log/a", AskOrder::Never),
+            (Class::Listing, "/a.ls", AskOrder::Never),
         ] {
             assert_eq!(turns.turn(class, path), turn, "{path}");
         }
-        assert_eq!(OriginTurns::default().turn(Class::Log, "/log/a"), Turn::Usual);
+        assert_eq!(OriginTurns::default().turn(Class::Log, "/log/a"), AskOrder::Usual);
     }
 }

@@ -22,7 +22,7 @@ pub struct Caching {
     pub remove_headers: Vec<HeaderName>,
     /// The rules by path; the first that matches counts.
     pub rules: Vec<CachingRule>,
-    /// What counts where no rule matches.
+    /// What holds if no rule matches.
     pub otherwise: CachingRule,
 }
 
@@ -123,10 +123,10 @@ pub struct CachingRule {
     pub ttl_max: Option<Duration>,
     /// The statuses for which the default counts; empty for those that are heuristically cacheable.
     pub statuses: Vec<StatusCode>,
-    /// For how long a stale response is sent while it is refreshed, where it does not say.
+    /// For how long a stale response is sent while it is refreshed, if it does not say so itself.
     pub stale_while_revalidate: Duration,
-    /// For how long a stale response takes the place of an error, where it does not say; none for
-    /// what RFC 9111 permits.
+    /// For how long a stale response takes the place of an error, if it does not say so itself;
+    /// none for what RFC 9111 permits.
     pub stale_if_error: Option<Duration>,
     /// How long a request waits for an origin to confirm a stale response; none for what goes by
     /// what permits the stale one.
@@ -136,7 +136,7 @@ pub struct CachingRule {
 }
 
 impl CachingRule {
-    /// The freshness of a response of `status` that does not state any, where the rule says it.
+    /// The freshness of a response of `status` that states none, if the rule gives one.
     pub fn ttl(&self, status: StatusCode) -> Option<Duration> {
         let counts = if self.statuses.is_empty() {
             is_heuristically_cacheable(status)

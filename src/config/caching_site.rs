@@ -2,9 +2,9 @@
 //! site that is read.
 
 use super::caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
-use super::lifetimes::{LifetimeRule, Lifetimes, Terms};
-use super::problem::{Report, Spotted};
-use super::scope::Scope;
+use super::lifetimes::{LifetimeRule, LifetimeTerms, Lifetimes};
+use super::problem::{ProblemReport, Spotted};
+use super::scope::TableValues;
 use crate::nix::Class;
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
@@ -16,8 +16,8 @@ const OF_BINARY_CACHES: [&str; 3] =
 const TABLES_OF_BINARY_CACHES: [&str; 3] =
     ["site.cache_info", "site.lifetimes", "site.absence_filter"];
 
-/// How the site of `scope` caches; none where it holds a binary cache.
-pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {
+/// How the site of `scope` caches; none if it holds a binary cache.
+pub(super) fn caching(scope: &TableValues, report: &mut ProblemReport) -> Option<Caching> {
     let kind = scope.text("site.kind").map(|kind| kind.value);
     if kind.as_deref() != Some("generic") {
         if scope.has_table("site.caching") {
@@ -61,11 +61,11 @@ pub(super) fn caching(scope: &Scope, report: &mut Report) -> Option<Caching> {
 }
 
 /// How long the objects of the binary cache of `scope` stay fresh.
-pub(super) fn lifetimes(scope: &Scope, report: &mut Report) -> Lifetimes {
+pub(super) fn lifetimes(scope: &TableValues, report: &mut ProblemReport) -> Lifetimes {
     let fresh = |class: Class| scope.duration(&format!("site.lifetimes.{}", class.as_str()));
     Lifetimes {
         fresh: Class::ALL.map(fresh),
-        otherwise: Terms {
+        otherwise: LifetimeTerms {
             fresh: Duration::ZERO,
             fresh_min: scope.duration("site.lifetimes.fresh_min"),
             absent: scope.duration("site.lifetimes.absent"),
@@ -81,7 +81,7 @@ pub(super) fn lifetimes(scope: &Scope, report: &mut Report) -> Lifetimes {
     }
 }
 
-fn lifetime_rule(scope: &Scope, report: &mut Report) -> LifetimeRule {
+fn lifetime_rule(scope: &TableValues, report: &mut ProblemReport) -> LifetimeRule {
     let given = |path: &str| scope.is_given(path).then(|| scope.duration(path));
     let (paths, classes) = ("site.lifetimes.rule.paths", "site.lifetimes.rule.classes");
     if !scope.is_given(paths) && !scope.is_given(classes) {
@@ -108,7 +108,7 @@ fn lifetime_rule(scope: &Scope, report: &mut Report) -> LifetimeRule {
     rule
 }
 
-fn classes(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<Class> {
+fn classes(texts: Vec<Spotted<String>>, report: &mut ProblemReport) -> Vec<Class> {
     let mut classes = Vec::new();
     for text in texts {
         let named = Class::ALL.into_iter().find(|class| class.as_str() == text.value);
@@ -123,7 +123,7 @@ fn classes(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<Class> {
 }
 
 /// The rule that the settings of `table` make, without its paths.
-fn rule(scope: &Scope, table: &str, report: &mut Report) -> CachingRule {
+fn rule(scope: &TableValues, table: &str, report: &mut ProblemReport) -> CachingRule {
     let at = |key: &str| format!("{table}.{key}");
     let given = |key: &str| {
         let path = at(key);
@@ -152,11 +152,11 @@ fn rule(scope: &Scope, table: &str, report: &mut Report) -> CachingRule {
     }
 }
 
-fn word(scope: &Scope, path: &str) -> String {
+fn word(scope: &TableValues, path: &str) -> String {
     scope.text(path).map(|word| word.value).unwrap_or_default()
 }
 
-fn query(scope: &Scope, report: &mut Report) -> QueryKept {
+fn query(scope: &TableValues, report: &mut ProblemReport) -> QueryKept {
     let names = scope.texts("site.caching.query_names");
     let word = word(scope, "site.caching.query");
     if word != "only" && !names.is_empty() {
@@ -170,7 +170,7 @@ fn query(scope: &Scope, report: &mut Report) -> QueryKept {
     }
 }
 
-fn patterns(scope: &Scope, path: &str, report: &mut Report) -> Vec<PathPattern> {
+fn patterns(scope: &TableValues, path: &str, report: &mut ProblemReport) -> Vec<PathPattern> {
     let patterns = scope.texts(path);
     if patterns.is_empty() && !scope.is_wrong(path) {
         let message = "has no paths, so the rule is for none; write paths = [\"/PATH/*\"]";
@@ -185,7 +185,7 @@ fn patterns(scope: &Scope, path: &str, report: &mut Report) -> Vec<PathPattern> 
     patterns.into_iter().map(|pattern| PathPattern::new(pattern.value)).collect()
 }
 
-fn statuses(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<StatusCode> {
+fn statuses(texts: Vec<Spotted<String>>, report: &mut ProblemReport) -> Vec<StatusCode> {
     let mut statuses = Vec::new();
     for text in texts {
         match text.value.parse::<StatusCode>() {
@@ -201,7 +201,7 @@ fn statuses(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<StatusCode>
     statuses
 }
 
-fn names(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<HeaderName> {
+fn names(texts: Vec<Spotted<String>>, report: &mut ProblemReport) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for text in texts {
         if let Ok(name) = HeaderName::try_from(text.value.as_str()) {
@@ -214,7 +214,10 @@ fn names(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<HeaderName> {
     names
 }
 
-fn fields(texts: Vec<Spotted<String>>, report: &mut Report) -> Vec<(HeaderName, HeaderValue)> {
+fn fields(
+    texts: Vec<Spotted<String>>,
+    report: &mut ProblemReport,
+) -> Vec<(HeaderName, HeaderValue)> {
     let mut fields = Vec::new();
     for text in texts {
         let parsed = text.value.split_once(':').and_then(|(name, value)| {

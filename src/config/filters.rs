@@ -2,20 +2,20 @@
 //! for each site that is read.
 
 use super::model::{AbsenceFilter, Origin, OriginUrl};
-use super::problem::Report;
+use super::problem::ProblemReport;
 use super::process::required_file;
-use super::scope::Scope;
+use super::scope::TableValues;
 use std::path::PathBuf;
 
-/// The filter of the site of `scope`, whose origins are these.
+/// The filter of the site of `scope`, which has these `origins`.
 ///
 /// What is absent from one bucket may be elsewhere: a site with a filter has one origin, or several
 /// that are the same bucket. Notices may know it by another name than its URL, which may be that of
 /// an access point.
 pub(super) fn absence_filter(
-    scope: &Scope,
+    scope: &TableValues,
     origins: &[Origin],
-    report: &mut Report,
+    report: &mut ProblemReport,
 ) -> Option<AbsenceFilter> {
     let table = "site.absence_filter";
     if !scope.has_table(table) {

@@ -11,16 +11,16 @@ use std::time::Duration;
 pub struct Lifetimes {
     /// A 200 of each class stays fresh this long, in the order of [`Class::ALL`].
     pub fresh: [Duration; Class::ALL.len()],
-    /// What counts where no rule says otherwise; the lifetime of a 200 is that of its class.
-    pub otherwise: Terms,
+    /// What holds if no rule says otherwise; the lifetime of a 200 is that of its class.
+    pub otherwise: LifetimeTerms,
     /// The rules by path and class; the first that matches counts.
     pub rules: Vec<LifetimeRule>,
 }
 
 /// How long an object stays fresh, and serves when it is not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Terms {
-    /// A 200 stays fresh this long, or less where its origin says so.
+pub struct LifetimeTerms {
+    /// A 200 stays fresh this long, or less if its origin says so.
     pub fresh: Duration,
     /// A 200 stays fresh this long whatever its origin says, but never longer than `fresh`.
     pub fresh_min: Duration,
@@ -34,7 +34,7 @@ pub struct Terms {
     pub revalidation_wait: Duration,
 }
 
-impl Terms {
+impl LifetimeTerms {
     /// How long a 200 stays fresh, at least and at most.
     pub fn bounds(&self) -> RangeInclusive<Duration> {
         self.fresh_min.min(self.fresh)..=self.fresh
@@ -48,33 +48,33 @@ pub struct LifetimeRule {
     pub paths: Vec<PathPattern>,
     /// The classes that it is for; empty for all.
     pub classes: Vec<Class>,
-    /// See [`Terms::fresh`].
+    /// See [`LifetimeTerms::fresh`].
     pub fresh: Option<Duration>,
-    /// See [`Terms::fresh_min`].
+    /// See [`LifetimeTerms::fresh_min`].
     pub fresh_min: Option<Duration>,
-    /// See [`Terms::absent`].
+    /// See [`LifetimeTerms::absent`].
     pub absent: Option<Duration>,
-    /// See [`Terms::stale_while_revalidate`].
+    /// See [`LifetimeTerms::stale_while_revalidate`].
     pub stale_while_revalidate: Option<Duration>,
-    /// See [`Terms::stale_if_error`].
+    /// See [`LifetimeTerms::stale_if_error`].
     pub stale_if_error: Option<Duration>,
-    /// See [`Terms::revalidation_wait`].
+    /// See [`LifetimeTerms::revalidation_wait`].
     pub revalidation_wait: Option<Duration>,
 }
 
 impl Lifetimes {
-    /// How long a 200 of `class` stays fresh where no rule says otherwise.
+    /// How long a 200 of `class` stays fresh if no rule says otherwise.
     pub fn fresh(&self, class: Class) -> Duration {
         self.fresh.get(class.index()).copied().unwrap_or_default()
     }
 
     /// What counts for the object at `path`.
-    pub fn of(&self, class: Class, path: &str) -> Terms {
-        let terms = Terms { fresh: self.fresh(class), ..self.otherwise };
+    pub fn of(&self, class: Class, path: &str) -> LifetimeTerms {
+        let terms = LifetimeTerms { fresh: self.fresh(class), ..self.otherwise };
         let Some(rule) = self.rules.iter().find(|rule| rule.is_of(class, path)) else {
             return terms;
         };
-        Terms {
+        LifetimeTerms {
             fresh: rule.fresh.unwrap_or(terms.fresh),
             fresh_min: rule.fresh_min.unwrap_or(terms.fresh_min),
             absent: rule.absent.unwrap_or(terms.absent),
@@ -112,7 +112,7 @@ mod tests {
         };
         let lifetimes = Lifetimes {
             fresh: [seconds(9); Class::ALL.len()],
-            otherwise: Terms { absent: seconds(8), ..Terms::default() },
+            otherwise: LifetimeTerms { absent: seconds(8), ..LifetimeTerms::default() },
             rules: vec![
                 rule("/log/a*", &[], 1),
                 rule("/log/*", &[Class::Log], 2),
@@ -133,10 +133,10 @@ mod tests {
 
     #[test]
     fn the_least_is_never_more_than_the_most() {
-        let terms = |fresh, fresh_min| Terms {
+        let terms = |fresh, fresh_min| LifetimeTerms {
             fresh: seconds(fresh),
             fresh_min: seconds(fresh_min),
-            ..Terms::default()
+            ..LifetimeTerms::default()
         };
         assert_eq!(terms(9, 4).bounds(), seconds(4)..=seconds(9));
         assert_eq!(terms(4, 9).bounds(), seconds(4)..=seconds(4));

@@ -27,21 +27,21 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Exposure, Login, Objects, OriginTurns, Turn};
+pub use access::{AskOrder, Exposure, Login, Objects, OriginTurns};
 pub use caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
-pub use lifetimes::{LifetimeRule, Lifetimes, Terms};
+pub use lifetimes::{LifetimeRule, LifetimeTerms, Lifetimes};
 pub use model::*;
-pub use overlay::Overrides;
-pub use problem::{Place, Problem, Problems};
+pub use overlay::FlagOverrides;
+pub use problem::{ConfigProblem, Problems, SourcePlace};
 pub use reference::reference;
 
-use problem::Report;
-use scope::{Scope, Syntax};
+use problem::ProblemReport;
+use scope::{Syntax, TableValues};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// Where a configuration comes from. Flags win over the environment, that over the file, that
-/// over the defaults.
+/// The sources of a configuration. Flags win over the environment, that over the file, that over
+/// the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The file's path, for messages, and its text.
@@ -50,21 +50,21 @@ pub struct Sources {
     /// variables that begin with `NARTHEX_`, and those that name the default cache folder.
     pub environment: Vec<(String, String)>,
     /// The flags that were given.
-    pub flags: Overrides,
+    pub flags: FlagOverrides,
 }
 
 /// A configuration without a fault.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// The configuration.
     pub config: Config,
     /// What is surely not meant, but hurts nothing.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<ConfigProblem>,
 }
 
 /// Why a configuration file could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ReadError {
+pub enum ConfigReadError {
     /// There is no such file.
     #[error(
         "{file}: there is no such file; write one (narthex config prints every setting), \
@@ -104,11 +104,11 @@ pub enum ReadError {
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Makes the configuration of what the sources say, or tells every mistake in them at once.
-pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
-    let mut report = Report::default();
+pub fn load(sources: &Sources) -> Result<LoadedConfig, Problems> {
+    let mut report = ProblemReport::default();
     let (mut root, syntax) = match &sources.file {
         Some((path, text)) => scope::read(&path.display().to_string(), text, &mut report),
-        None => (Scope::empty(), Syntax::Good),
+        None => (TableValues::empty(), Syntax::Good),
     };
     overlay::environment(&mut root, &sources.environment, &mut report);
     overlay::flags(&mut root, &sources.flags, &mut report);
@@ -125,35 +125,35 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         sites: sites::sites(&root, &mut report),
     };
     if report.problems.is_empty() {
-        Ok(Loaded { config, warnings: sorted(report.warnings).0 })
+        Ok(LoadedConfig { config, warnings: sorted(report.warnings).0 })
     } else {
         Err(sorted(report.problems))
     }
 }
 
 /// Reads a configuration file for [`Sources`]. Blocks; at most 4 MiB.
-pub fn read_file(path: &Path) -> Result<String, ReadError> {
+pub fn read_file(path: &Path) -> Result<String, ConfigReadError> {
     let file = path.display().to_string();
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path)
         .and_then(|open| open.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     match read {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(ReadError::Missing { file })
+            Err(ConfigReadError::Missing { file })
         }
-        Err(source) => Err(ReadError::Unreadable { file, source }),
+        Err(source) => Err(ConfigReadError::Unreadable { file, source }),
         Ok(read) if read as u64 > FILE_BYTES_MAX => {
-            Err(ReadError::TooLarge { file, max: FILE_BYTES_MAX })
+            Err(ConfigReadError::TooLarge { file, max: FILE_BYTES_MAX })
         }
         Ok(_) => String::from_utf8(bytes).map_err(|error| {
             let good = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
             let line = good.filter(|byte| **byte == b'\n').count() + 1;
-            ReadError::NotText { file, line }
+            ConfigReadError::NotText { file, line }
         }),
     }
 }
 
-fn sorted(mut problems: Vec<Problem>) -> Problems {
+fn sorted(mut problems: Vec<ConfigProblem>) -> Problems {
     problems.sort();
     problems.dedup();
     Problems(problems)

@@ -1,6 +1,6 @@
-//! The checked configuration, as the rest of the program sees it. Values only: whoever holds a
-//! [`Config`] need not doubt it. Made by the readers of this module's siblings, never by hand
-//! outside tests. Every default stands in the definitions beside it, not here.
+//! The checked configuration, as the rest of the program sees it. Values only: a [`Config`] is
+//! valid. Made by the readers of this module's siblings, never by hand outside tests. Every default
+//! stands in the definitions beside it, not here.
 
 use super::access::{Exposure, Login, OriginTurns};
 use super::caching::Caching;
@@ -16,10 +16,10 @@ pub struct Config {
     /// `[server]`: the public listeners.
     pub server: Server,
     /// `[admin]`: metrics, health and purge.
-    pub admin: Admin,
+    pub admin: AdminSettings,
     /// `[memory]`: the hot tier.
-    pub memory: Memory,
-    /// `[disk]`: the folders of the disk tier; none where it is switched off.
+    pub memory: MemorySettings,
+    /// `[disk]`: the folders of the disk tier; none if it is switched off.
     pub disks: Vec<Disk>,
     /// `[log]`.
     pub log: Log,
@@ -85,12 +85,12 @@ pub struct Limits {
     /// Objects that are completed in the background at once.
     pub completions_max: usize,
     /// Fetching in pieces.
-    pub pieces: Pieces,
+    pub pieces: PieceSettings,
 }
 
 /// `[server.pieces]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Pieces {
+pub struct PieceSettings {
     /// Bytes of a piece.
     pub size: u64,
     /// Pieces of one object under way at once, beside its first connection.
@@ -121,8 +121,8 @@ pub struct ServerTimeouts {
 
 /// `[admin]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Admin {
-    /// The admin listener; `None` where it is switched off.
+pub struct AdminSettings {
+    /// The admin listener; `None` if it is switched off.
     pub listen: Option<SocketAddr>,
     /// File with the bearer token of the purge interface; without it, purging is off.
     pub token_file: Option<PathBuf>,
@@ -130,7 +130,7 @@ pub struct Admin {
 
 /// `[memory]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Memory {
+pub struct MemorySettings {
     /// Bytes the hot tier may take, overhead included.
     pub size: u64,
     /// Bytes remembered absences may take, overhead included.
@@ -140,11 +140,11 @@ pub struct Memory {
 /// One folder of `[disk]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Disk {
-    /// The folder; made where it is missing.
+    /// The folder; created if it is missing.
     pub path: PathBuf,
     /// Bytes it may take.
     pub size: u64,
-    /// How long the scrubber takes to read everything once; zero where it is off.
+    /// How long the scrubber takes to read everything once; zero if it is off.
     pub scrub_pass: Duration,
     /// Bytes a second that the scrubber may read.
     pub scrub_rate: u64,
@@ -190,9 +190,9 @@ pub struct Site {
     pub signatures: Signatures,
     /// `[site.cache_info]`.
     pub cache_info: CacheInfoOverride,
-    /// `[site.lifetimes]`; without meaning where it is of kind `generic`.
+    /// `[site.lifetimes]`; without meaning for the kind `generic`.
     pub lifetimes: Lifetimes,
-    /// How it caches, where it is of kind `generic`; none where it holds a binary cache.
+    /// How a site of kind `generic` caches; none for a binary cache.
     pub caching: Option<Caching>,
     /// `[site.absence_filter]`.
     pub absence_filter: Option<AbsenceFilter>,
@@ -225,9 +225,9 @@ impl Site {
 pub struct AbsenceFilter {
     /// What `narthex filter build` made.
     pub file: PathBuf,
-    /// Where uploads are noted that the file does not know.
+    /// The file for uploads that the filter does not know.
     pub journal: PathBuf,
-    /// The bucket whose keys it knows, and whose uploads its feed tells of.
+    /// The bucket of the keys that it knows, and of the uploads that its feed reports.
     pub bucket: String,
     /// How long nothing may be heard of the feed.
     pub feed_timeout: Duration,
@@ -264,7 +264,7 @@ pub struct CacheInfoOverride {
 pub struct Origin {
     /// Its name in logs and metrics; by default the host, bucket or folder of its URL.
     pub name: String,
-    /// Where it is.
+    /// Its URL.
     pub url: OriginUrl,
     /// Lower is asked first.
     pub priority: u32,
@@ -326,7 +326,7 @@ pub struct BreakerSettings {
     pub failures: u32,
     /// The longest time between two looks at an origin that is left alone.
     pub open_max: Duration,
-    /// An origin that nobody asked for so long is probed; zero: never.
+    /// An origin that was not asked for so long is probed; zero: never.
     pub probe_idle: Duration,
 }
 
@@ -365,7 +365,7 @@ impl Origin {
     }
 }
 
-/// Where an origin is.
+/// The URL of an origin.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OriginUrl {
     /// `s3://bucket?region=..&endpoint=..&profile=..`.
@@ -377,7 +377,7 @@ pub enum OriginUrl {
 }
 
 impl OriginUrl {
-    /// Where the objects are, whatever the way to them.
+    /// The place of the objects, whatever the way to them.
     fn place(&self) -> String {
         match self {
             Self::S3(s3) => format!("s3 {} {}", s3.endpoint.as_deref().unwrap_or(""), s3.bucket),
@@ -399,15 +399,15 @@ pub struct S3 {
     pub region: String,
     /// `scheme://host[:port]` of another service than Amazon's.
     pub endpoint: Option<String>,
-    /// Where the bucket's name goes.
+    /// The position of the bucket's name in URLs.
     pub addressing: S3Addressing,
     /// Whether `x-amz-request-payer: requester` is sent.
     pub requester_pays: bool,
-    /// Where the keys come from.
+    /// The source of the keys.
     pub credentials: S3Credentials,
 }
 
-/// Where the bucket's name goes.
+/// The position of the bucket's name in URLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum S3Addressing {
     /// `https://endpoint/bucket/key`.
@@ -416,7 +416,7 @@ pub enum S3Addressing {
     VirtualHost,
 }
 
-/// Where an S3 origin's keys come from.
+/// The source of an S3 origin's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum S3Credentials {
     /// The first that there is: `AWS_ACCESS_KEY_ID` and its companions, a web identity, the default

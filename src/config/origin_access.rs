@@ -1,11 +1,11 @@
-//! From values to what lets the edge in to an HTTP origin, to its own trusted keys and to what it
-//! is asked for, and what is wrong with these. Pure; called by `origins`.
+//! Reads the credentials of an HTTP origin, its own trusted keys and the objects that it is asked
+//! for. Reports what is wrong with them. Pure; called by `origins`.
 
 use super::access::{Exposure, Login, Objects, OriginTurns};
 use super::caching::PathPattern;
 use super::model::{CertificateFiles, OriginUrl};
-use super::problem::Report;
-use super::scope::Scope;
+use super::problem::ProblemReport;
+use super::scope::TableValues;
 use super::trust::check_public_key;
 use crate::nix::Class;
 
@@ -21,7 +21,7 @@ const PLAIN_HTTP: &str = "site.origin.credentials.plain_http";
 const HTTP_ONLY: [&str; 5] = [USER, PASSWORD, TOKEN, NETRC, PLAIN_HTTP];
 
 /// What is sent to be let in by the origin at `url`; what is wrong is told.
-pub(super) fn login(scope: &Scope, url: &OriginUrl, report: &mut Report) -> Login {
+pub(super) fn login(scope: &TableValues, url: &OriginUrl, report: &mut ProblemReport) -> Login {
     let OriginUrl::Http(uri) = url else {
         for path in HTTP_ONLY.iter().filter(|path| scope.is_given(path)) {
             let message = "belongs to an http:// or https:// origin only; leave it out here";
@@ -45,19 +45,19 @@ pub(super) fn login(scope: &Scope, url: &OriginUrl, report: &mut Report) -> Logi
     };
     let is_plain = uri.scheme_str() == Some("http");
     if is_plain && login != Login::None && !scope.is_true(PLAIN_HTTP) {
-        let message = "would send a password or token over plain http, where anybody on the way \
-             can read it; write https:// in the url, or plain_http = true";
+        let message = "would send a password or token over plain http, which others can read on \
+             the way; write https:// in the url, or plain_http = true";
         report.problem(scope.spot_of("site.origin.credentials").problem(message));
     }
     login
 }
 
 /// Whether that may go over plain http.
-pub(super) fn exposure(scope: &Scope) -> Exposure {
+pub(super) fn exposure(scope: &TableValues) -> Exposure {
     if scope.is_true(PLAIN_HTTP) { Exposure::Permitted } else { Exposure::Never }
 }
 
-fn basic(scope: &Scope, report: &mut Report) -> Login {
+fn basic(scope: &TableValues, report: &mut ProblemReport) -> Login {
     let (user, password_file) = (scope.text(USER), scope.path(PASSWORD));
     match (user, password_file) {
         (Some(user), Some(password_file)) => {
@@ -84,13 +84,17 @@ fn basic(scope: &Scope, report: &mut Report) -> Login {
 }
 
 /// The certificate that is shown to the origin; `is_tls` says whether it is asked over https.
-pub(super) fn identity(scope: &Scope, way: Way, report: &mut Report) -> Option<CertificateFiles> {
+pub(super) fn identity(
+    scope: &TableValues,
+    way: OriginTransport,
+    report: &mut ProblemReport,
+) -> Option<CertificateFiles> {
     let (certificate, key) = (scope.path(CERTIFICATE), scope.path(KEY));
     for (path, other) in [(CERTIFICATE, KEY), (KEY, CERTIFICATE)] {
         if !scope.is_given(path) {
             continue;
         }
-        if way == Way::Plain {
+        if way == OriginTransport::Plain {
             let message = "belongs to an origin asked over https only; leave it out here";
             report.problem(scope.spot_of(path).problem(message));
         } else if !scope.is_given(other) {
@@ -104,15 +108,15 @@ pub(super) fn identity(scope: &Scope, way: Way, report: &mut Report) -> Option<C
 
 /// How an origin is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum OriginTransport {
     /// Over https.
     Tls,
     /// Over plain http, or not over a network at all.
     Plain,
 }
 
-/// The origin's own public keys; none where it has those of its site.
-pub(super) fn own_keys(scope: &Scope, report: &mut Report) -> Vec<String> {
+/// The origin's own public keys; none if it has those of its site.
+pub(super) fn own_keys(scope: &TableValues, report: &mut ProblemReport) -> Vec<String> {
     let path = "site.origin.trusted_public_keys";
     let given = scope.texts(path);
     if scope.is_given(path) && given.is_empty() && !scope.is_wrong(path) {
@@ -126,7 +130,7 @@ pub(super) fn own_keys(scope: &Scope, report: &mut Report) -> Vec<String> {
 }
 
 /// What the origin is asked for, and when.
-pub(super) fn turns(scope: &Scope, report: &mut Report) -> OriginTurns {
+pub(super) fn turns(scope: &TableValues, report: &mut ProblemReport) -> OriginTurns {
     let turns = OriginTurns {
         only_for: objects(scope, "site.origin.only_for", report),
         never_for: objects(scope, "site.origin.never_for", report),
@@ -140,7 +144,7 @@ pub(super) fn turns(scope: &Scope, report: &mut Report) -> OriginTurns {
     turns
 }
 
-fn objects(scope: &Scope, path: &str, report: &mut Report) -> Vec<Objects> {
+fn objects(scope: &TableValues, path: &str, report: &mut ProblemReport) -> Vec<Objects> {
     let mut objects = Vec::new();
     for text in scope.texts(path) {
         let class = Class::ALL.into_iter().find(|class| class.as_str() == text.value);

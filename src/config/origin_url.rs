@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// What the URL of an origin says.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Parsed {
+pub(super) enum ParsedOriginUrl {
     /// `s3://`.
     S3(S3Url),
     /// `http://` or `https://`, without a trailing `/` behind a path.
@@ -30,7 +30,7 @@ pub(super) struct S3Url {
     pub(super) endpoint: Option<String>,
     /// `profile`.
     pub(super) profile: Option<String>,
-    /// `addressing-style`, where it is not `auto`.
+    /// `addressing-style`, unless it is `auto`.
     pub(super) addressing: Option<S3Addressing>,
     /// Parameters that mean something to Nix and nothing here.
     pub(super) ignored: Vec<String>,
@@ -65,15 +65,17 @@ const IGNORED: [&str; 20] = [
 ];
 
 /// Reads the URL of an origin; every fault in it is told.
-pub(super) fn parse(text: &str) -> Result<Parsed, Vec<String>> {
+pub(super) fn parse(text: &str) -> Result<ParsedOriginUrl, Vec<String>> {
     let text = text.trim();
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(vec![format!("is not an origin URL; {}", hint(text))]);
     };
     match scheme.to_ascii_lowercase().as_str() {
-        "s3" => parse_s3(rest).map(Parsed::S3),
-        "http" | "https" => parse_http(text).map(Parsed::Http).map_err(|message| vec![message]),
-        "file" => parse_file(rest).map(Parsed::File).map_err(|message| vec![message]),
+        "s3" => parse_s3(rest).map(ParsedOriginUrl::S3),
+        "http" | "https" => {
+            parse_http(text).map(ParsedOriginUrl::Http).map_err(|message| vec![message])
+        }
+        "file" => parse_file(rest).map(ParsedOriginUrl::File).map_err(|message| vec![message]),
         _ => Err(vec![format!("has a scheme that is none of s3, http, https, file; {WANTED}")]),
     }
 }
@@ -248,7 +250,7 @@ mod tests {
 
     fn s3(text: &str) -> S3Url {
         match parse(text) {
-            Ok(Parsed::S3(url)) => url,
+            Ok(ParsedOriginUrl::S3(url)) => url,
             other => panic!("{text}: {other:?}"),
         }
     }
@@ -304,7 +306,7 @@ mod tests {
     #[test]
     fn http_urls_keep_a_prefix_without_its_slash() {
         let http = |text: &str| match parse(text) {
-            Ok(Parsed::Http(uri)) => uri.to_string(),
+            Ok(ParsedOriginUrl::Http(uri)) => uri.to_string(),
             other => panic!("{text}: {other:?}"),
         };
         assert_eq!(http("https://cache.nixos.org"), "https://cache.nixos.org/");
@@ -323,8 +325,8 @@ mod tests {
 
     #[test]
     fn folders_are_absolute() {
-        assert_eq!(parse("file:///srv/a%20b/"), Ok(Parsed::File("/srv/a b".into())));
-        assert_eq!(parse("file://localhost/srv"), Ok(Parsed::File("/srv".into())));
+        assert_eq!(parse("file:///srv/a%20b/"), Ok(ParsedOriginUrl::File("/srv/a b".into())));
+        assert_eq!(parse("file://localhost/srv"), Ok(ParsedOriginUrl::File("/srv".into())));
         assert!(fault("file://srv/cache").contains("three slashes"));
         assert!(fault("file:///srv/%2e%2e/etc").contains("'..'"));
     }

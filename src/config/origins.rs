@@ -4,21 +4,21 @@ use super::model::{
     AbsenceOf, BreakerSettings, BudgetSettings, HttpVersion, Origin, OriginTimeouts, OriginUrl,
     Prices, S3, S3Addressing, S3Credentials,
 };
-use super::origin_access::{self, Way};
-use super::origin_url::{self, Parsed, S3Url};
-use super::problem::{Report, Spot};
-use super::scope::Scope;
+use super::origin_access::{self, OriginTransport};
+use super::origin_url::{self, ParsedOriginUrl, S3Url};
+use super::problem::{ProblemReport, Spot};
+use super::scope::TableValues;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Who has which name: where, and at which URL.
+/// The origin names in use, each with its place in the file and its URL.
 pub(super) type TakenOrigins = BTreeMap<String, (Spot, OriginUrl)>;
 
 /// What to say of a name that is no label.
 pub(super) const NOT_A_LABEL: &str = "is not a name; write 1 to 100 printable characters without \
      spaces, quotes and backslashes, such as \"main\"";
 
-/// The region of a bucket whose URL names none, as in Nix.
+/// The region of a bucket if its URL names none, as in Nix.
 const REGION_DEFAULT: &str = "us-east-1";
 
 /// Settings that mean something to a bucket only.
@@ -40,7 +40,11 @@ const SOURCE: &str = "site.origin.credentials.source";
 const ANONYMOUS: &str = "site.origin.credentials.anonymous";
 
 /// The origins of the site in `scope`, lowest priority first.
-pub(super) fn origins(scope: &Scope, taken: &mut TakenOrigins, report: &mut Report) -> Vec<Origin> {
+pub(super) fn origins(
+    scope: &TableValues,
+    taken: &mut TakenOrigins,
+    report: &mut ProblemReport,
+) -> Vec<Origin> {
     let scopes = scope.scopes("site.origin");
     if !scope.has_table("site.origin") && scopes.is_empty() {
         let message = "is missing; write [[site.origin]] with url = \"https://HOST\"";
@@ -64,13 +68,13 @@ pub(super) fn is_label(text: &str) -> bool {
     (1..=100).contains(&text.len()) && text.chars().all(is_plain)
 }
 
-/// One origin; `None` where its URL is missing or wrong, which is told.
-fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
+/// One origin; `None` if its URL is missing or wrong, which is reported.
+fn origin(scope: &TableValues, report: &mut ProblemReport) -> Option<Origin> {
     let url = url(scope, report);
     let url = match url {
-        Some(Parsed::S3(url)) => Some(OriginUrl::S3(s3(scope, url, report))),
-        Some(Parsed::Http(uri)) => Some(OriginUrl::Http(uri)),
-        Some(Parsed::File(folder)) => Some(OriginUrl::File(folder)),
+        Some(ParsedOriginUrl::S3(url)) => Some(OriginUrl::S3(s3(scope, url, report))),
+        Some(ParsedOriginUrl::Http(uri)) => Some(OriginUrl::Http(uri)),
+        Some(ParsedOriginUrl::File(folder)) => Some(OriginUrl::File(folder)),
         None => None,
     }?;
     if !matches!(url, OriginUrl::S3(_)) {
@@ -88,7 +92,7 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
         report.problem(name.spot.problem_with(&name.value, NOT_A_LABEL));
     }
     let http_version = http_version(scope, &url, report);
-    let way = if is_tls(&url) { Way::Tls } else { Way::Plain };
+    let way = if is_tls(&url) { OriginTransport::Tls } else { OriginTransport::Plain };
     Some(Origin {
         login: origin_access::login(scope, &url, report),
         exposure: origin_access::exposure(scope),
@@ -129,7 +133,7 @@ fn origin(scope: &Scope, report: &mut Report) -> Option<Origin> {
     })
 }
 
-fn http_version(scope: &Scope, url: &OriginUrl, report: &mut Report) -> HttpVersion {
+fn http_version(scope: &TableValues, url: &OriginUrl, report: &mut ProblemReport) -> HttpVersion {
     let path = "site.origin.http_version";
     if scope.is_given(path) && matches!(url, OriginUrl::File(_)) {
         let message = "belongs to an origin asked over http or https only; leave it out here";
@@ -142,7 +146,7 @@ fn http_version(scope: &Scope, url: &OriginUrl, report: &mut Report) -> HttpVers
     }
 }
 
-fn url(scope: &Scope, report: &mut Report) -> Option<Parsed> {
+fn url(scope: &TableValues, report: &mut ProblemReport) -> Option<ParsedOriginUrl> {
     let path = "site.origin.url";
     if !scope.is_given(path) {
         let message = "is missing; write url = \"s3://BUCKET?region=REGION\", \"https://HOST\", \
@@ -160,7 +164,7 @@ fn url(scope: &Scope, report: &mut Report) -> Option<Parsed> {
     None
 }
 
-fn s3(scope: &Scope, url: S3Url, report: &mut Report) -> S3 {
+fn s3(scope: &TableValues, url: S3Url, report: &mut ProblemReport) -> S3 {
     if !url.ignored.is_empty() {
         let message = format!(
             "has parameters that mean nothing to an edge and change nothing: {}",
@@ -171,7 +175,8 @@ fn s3(scope: &Scope, url: S3Url, report: &mut Report) -> S3 {
     let requester_pays = scope.is_true("site.origin.requester_pays");
     let credentials = credentials(scope, url.profile, report);
     if requester_pays && credentials == S3Credentials::Anonymous {
-        let message = "does not go with anonymous = true, since somebody must pay; leave one out";
+        let message = "does not go with anonymous = true, since requests that are paid for must be \
+             signed; leave one out";
         report.problem(scope.spot_of("site.origin.requester_pays").problem(message));
     }
     let given = scope.text("site.origin.addressing");
@@ -197,8 +202,12 @@ fn s3(scope: &Scope, url: S3Url, report: &mut Report) -> S3 {
     }
 }
 
-/// Where the keys come from; more than one source is told.
-fn credentials(scope: &Scope, url_profile: Option<String>, report: &mut Report) -> S3Credentials {
+/// The source of the keys; more than one is reported as a problem.
+fn credentials(
+    scope: &TableValues,
+    url_profile: Option<String>,
+    report: &mut ProblemReport,
+) -> S3Credentials {
     let files = [ACCESS_KEY_ID, SECRET_ACCESS_KEY, SESSION_TOKEN];
     let has_files = files.iter().any(|path| scope.is_given(path));
     let is_anonymous = scope.is_true(ANONYMOUS);
@@ -237,7 +246,7 @@ fn credentials(scope: &Scope, url_profile: Option<String>, report: &mut Report) 
     }
 }
 
-fn key_files(scope: &Scope, report: &mut Report) -> S3Credentials {
+fn key_files(scope: &TableValues, report: &mut ProblemReport) -> S3Credentials {
     let mut file = |path: &'static str| -> PathBuf {
         if !scope.is_given(path) {
             let key = path.rsplit('.').next().unwrap_or(path);
@@ -253,14 +262,14 @@ fn key_files(scope: &Scope, report: &mut Report) -> S3Credentials {
     }
 }
 
-/// Names are told apart in logs and metrics: within a site always, between sites where the same
-/// name would stand for two URLs.
+/// Names are told apart in logs and metrics: within a site always, between sites if one name would
+/// stand for two URLs.
 fn check_name(
     origin: &Origin,
-    scope: &Scope,
+    scope: &TableValues,
     in_this_site: &mut TakenOrigins,
     taken: &mut TakenOrigins,
-    report: &mut Report,
+    report: &mut ProblemReport,
 ) {
     let spot = scope.spot_of("site.origin.name");
     let of_another_site = taken.get(&origin.name).filter(|(_, url)| *url != origin.url);

@@ -1,14 +1,14 @@
 //! Environment variables and flags, laid over what the file gives. Pure: the environment is
 //! handed in, never read.
 
-use super::problem::{Place, Problem, Report, Spot};
-use super::scope::{self, Scope};
+use super::problem::{ConfigProblem, ProblemReport, SourcePlace, Spot};
+use super::scope::{self, TableValues};
 use super::settings::{OTHER_VARIABLES, Setting, settings};
 use super::value;
 
-/// The flags of `narthex serve` that are also settings, as text; `None` or empty where not given.
+/// The flags of `narthex serve` that are also settings, as text; `None` or empty if not given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overrides {
+pub struct FlagOverrides {
     /// `--listen`, each time it was given.
     pub listen: Vec<String>,
     /// `--admin`.
@@ -23,7 +23,7 @@ pub struct Overrides {
     pub memory_size: Option<String>,
 }
 
-impl Overrides {
+impl FlagOverrides {
     /// The texts given for a flag.
     fn texts(&self, flag: &str) -> Vec<String> {
         let one = match flag {
@@ -41,12 +41,16 @@ impl Overrides {
 
 /// Lays the variables with our prefix over `root`. An empty variable counts as unset, an unknown
 /// one is a warning.
-pub(super) fn environment(root: &mut Scope, environment: &[(String, String)], report: &mut Report) {
+pub(super) fn environment(
+    root: &mut TableValues,
+    environment: &[(String, String)],
+    report: &mut ProblemReport,
+) {
     let known: Vec<(String, &'static Setting)> =
         settings().filter_map(|setting| Some((setting.variable()?, setting))).collect();
     let ours = environment.iter().filter(|(name, _)| name.starts_with("NARTHEX_"));
     for (name, text) in ours {
-        let place = Place::Environment { name: name.clone() };
+        let place = SourcePlace::Environment { name: name.clone() };
         if OTHER_VARIABLES.contains(&name.as_str()) {
             continue;
         }
@@ -57,7 +61,7 @@ pub(super) fn environment(root: &mut Scope, environment: &[(String, String)], re
                 None => "is not a setting; narthex config lists all variables".to_owned(),
             };
             let message = format!("this variable {message}; it changes nothing");
-            report.warning(Problem { place, path: String::new(), found: None, message });
+            report.warning(ConfigProblem { place, path: String::new(), found: None, message });
             continue;
         };
         if !text.trim().is_empty() {
@@ -67,22 +71,22 @@ pub(super) fn environment(root: &mut Scope, environment: &[(String, String)], re
 }
 
 /// Lays the flags over `root`.
-pub(super) fn flags(root: &mut Scope, overrides: &Overrides, report: &mut Report) {
+pub(super) fn flags(root: &mut TableValues, overrides: &FlagOverrides, report: &mut ProblemReport) {
     for setting in settings() {
         let Some(flag) = setting.flag else { continue };
         let texts = overrides.texts(flag);
         if !texts.is_empty() {
-            set(root, setting, &texts, Place::Flag { name: flag }, report);
+            set(root, setting, &texts, SourcePlace::Flag { name: flag }, report);
         }
     }
 }
 
 fn set(
-    root: &mut Scope,
+    root: &mut TableValues,
     setting: &'static Setting,
     texts: &[String],
-    place: Place,
-    report: &mut Report,
+    place: SourcePlace,
+    report: &mut ProblemReport,
 ) {
     if setting.path == "site.origin.url" {
         return replace_sites(root, setting, texts, &place, report);
@@ -94,24 +98,24 @@ fn set(
 
 /// One default site with one origin, in place of all that the file has.
 fn replace_sites(
-    root: &mut Scope,
+    root: &mut TableValues,
     setting: &'static Setting,
     texts: &[String],
-    place: &Place,
-    report: &mut Report,
+    place: &SourcePlace,
+    report: &mut ProblemReport,
 ) {
     let spot = |path: &str| Spot { path: path.to_owned(), place: place.clone() };
     let replaced = root.scopes("site").len();
-    let is_from_file = |scope: &Scope| matches!(scope.spot().place, Place::File { .. });
+    let is_from_file = |scope: &TableValues| matches!(scope.spot().place, SourcePlace::File { .. });
     if root.scopes("site").iter().any(is_from_file) {
         let message = format!("replaces the sites of the file ({replaced})");
         report.warning(spot("site").problem(message));
     }
     let url = spot("site[0].origin[0].url");
     let value = value::from_texts(setting, texts, &url, report);
-    let mut origin = Scope::at("site.origin", spot("site[0].origin[0]"));
+    let mut origin = TableValues::at("site.origin", spot("site[0].origin[0]"));
     origin.set(setting, value, url);
-    let mut site = Scope::at("site", spot("site[0]"));
+    let mut site = TableValues::at("site", spot("site[0]"));
     site.set_scopes("site.origin", vec![origin]);
     root.set_scopes("site", vec![site]);
 }
@@ -123,7 +127,7 @@ mod tests {
     #[test]
     fn every_flag_of_the_settings_is_in_the_overrides_and_only_those() {
         let text = |flag: &str| Some(flag.to_owned());
-        let all = Overrides {
+        let all = FlagOverrides {
             listen: vec!["--listen".into()],
             admin: text("--admin"),
             origin: text("--origin"),
@@ -140,14 +144,14 @@ mod tests {
 
     #[test]
     fn an_unknown_variable_is_a_warning_that_names_the_nearest() {
-        let mut report = Report::default();
+        let mut report = ProblemReport::default();
         let variables = [
             ("NARTHEX_DISK_SIZ".to_owned(), "1".to_owned()),
             ("NARTHEX_CONFIG".to_owned(), "a.toml".to_owned()),
             ("NARTHEX_DISK_PATH".to_owned(), String::new()),
             ("PATH".to_owned(), "/bin".to_owned()),
         ];
-        let mut root = Scope::empty();
+        let mut root = TableValues::empty();
         environment(&mut root, &variables, &mut report);
         assert_eq!((report.problems.len(), report.warnings.len()), (0, 1));
         assert!(report.warnings[0].to_string().contains("the nearest is NARTHEX_DISK_SIZE"));

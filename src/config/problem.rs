@@ -1,32 +1,32 @@
-//! What is wrong with a configuration: where, what was found, what to write instead. Values only;
-//! made by every reader of this module, printed by `cli`, one line each.
+//! What is wrong with a configuration: the place, what was found, what to write instead. Values
+//! only; made by every reader of this module, printed by `cli`, one line each.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 /// One thing that is wrong, or, among the warnings, one that is surely not meant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// The source that says so.
-    pub place: Place,
-    /// The TOML path, such as `site[0].origin[1].url`; empty where the TOML does not parse.
+    pub place: SourcePlace,
+    /// The TOML path, such as `site[0].origin[1].url`; empty if the TOML does not parse.
     pub path: String,
-    /// What was found, quoted as in TOML; `None` where nothing was, or where it may be secret.
+    /// What was found, quoted as in TOML; `None` if nothing was, or if it may be secret.
     pub found: Option<String>,
     /// What is wrong with it, and what to write instead.
     pub message: String,
 }
 
-/// Which source a value came from, and where in it.
+/// The source of a value, and the position in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum SourcePlace {
     /// The configuration file.
     File {
         /// Its path, as it was named.
         file: String,
         /// The line, from 1.
         line: usize,
-        /// The column in characters, from 1, where it matters.
+        /// The column in characters, from 1, if it matters.
         column: Option<usize>,
     },
     /// An environment variable.
@@ -45,55 +45,57 @@ pub enum Place {
 
 /// Everything that is wrong, in the order of the file; never empty in an `Err`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Problems(pub Vec<Problem>);
+pub struct Problems(pub Vec<ConfigProblem>);
 
-/// A TOML path and the place where its value stands.
+/// A TOML path and the place of its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Spot {
     /// The TOML path.
     pub(super) path: String,
     /// The place.
-    pub(super) place: Place,
+    pub(super) place: SourcePlace,
 }
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Spotted<T> {
     /// The value.
     pub(super) value: T,
-    /// Where it stands.
+    /// The place of the value.
     pub(super) spot: Spot,
 }
 
 /// What the readers have to say so far.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct ProblemReport {
     /// What keeps the configuration from being used.
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<ConfigProblem>,
     /// What is surely not meant.
-    pub(super) warnings: Vec<Problem>,
+    pub(super) warnings: Vec<ConfigProblem>,
 }
 
-impl Problem {
-    /// The line of the file, from 1, where the file is the source.
+impl ConfigProblem {
+    /// The line of the file, from 1, if the file is the source.
     pub fn line(&self) -> Option<usize> {
         match &self.place {
-            Place::File { line, .. } => Some(*line),
-            Place::Environment { .. } | Place::Flag { .. } | Place::Default => None,
+            SourcePlace::File { line, .. } => Some(*line),
+            SourcePlace::Environment { .. } | SourcePlace::Flag { .. } | SourcePlace::Default => {
+                None
+            }
         }
     }
 }
 
 impl Spot {
     /// A problem here, with nothing to quote.
-    pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
+    pub(super) fn problem(&self, message: impl Into<String>) -> ConfigProblem {
         let message = message.into();
-        Problem { place: self.place.clone(), path: self.path.clone(), found: None, message }
+        ConfigProblem { place: self.place.clone(), path: self.path.clone(), found: None, message }
     }
 
     /// A problem with the text that stands here; the secrets in it are not told.
-    pub(super) fn problem_with(&self, text: &str, message: impl Into<String>) -> Problem {
-        Problem { found: Some(quote(&without_secrets(text))), ..self.problem(message) }
+    pub(super) fn problem_with(&self, text: &str, message: impl Into<String>) -> ConfigProblem {
+        ConfigProblem { found: Some(quote(&without_secrets(text))), ..self.problem(message) }
     }
 
     /// The element `position` of the list that stands here.
@@ -102,14 +104,14 @@ impl Spot {
     }
 }
 
-impl Report {
+impl ProblemReport {
     /// Notes what keeps the configuration from being used.
-    pub(super) fn problem(&mut self, problem: Problem) {
+    pub(super) fn problem(&mut self, problem: ConfigProblem) {
         self.problems.push(problem);
     }
 
     /// Notes what is surely not meant.
-    pub(super) fn warning(&mut self, warning: Problem) {
+    pub(super) fn warning(&mut self, warning: ConfigProblem) {
         self.warnings.push(warning);
     }
 }
@@ -158,7 +160,7 @@ pub(super) fn without_secrets(text: &str) -> Cow<'_, str> {
     format!("{place}?{}{fragment}", parameters.join("&")).into()
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourcePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { file, line, column: None } => write!(f, "{file}:{line}"),
@@ -176,7 +178,7 @@ impl fmt::Display for Spot {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = format!("{}: ", self.place);
         if !self.path.is_empty() {
@@ -221,14 +223,14 @@ mod tests {
 
     #[test]
     fn a_problem_is_one_line_with_its_place() {
-        let place = Place::File { file: "config.toml".into(), line: 12, column: None };
+        let place = SourcePlace::File { file: "config.toml".into(), line: 12, column: None };
         let spot = Spot { path: "site[0].origin[0].url".into(), place };
         let problem = spot.problem_with("s3:/x\n", "is not an origin URL");
         let line = r#"config.toml:12: site[0].origin[0].url: "s3:/x\n" is not an origin URL"#;
         assert_eq!(problem.to_string(), line);
         assert_eq!(problem.line(), Some(12));
         assert_eq!(Problems(vec![problem.clone(), problem]).to_string().lines().count(), 2);
-        let place = Place::File { file: "a\nb".into(), line: 1, column: None };
+        let place = SourcePlace::File { file: "a\nb".into(), line: 1, column: None };
         let spot = Spot { path: "url".into(), place };
         let line = spot.problem_with("x", "has a value of c\u{1b}\u{202e}").to_string();
         assert_eq!(line, r#"a\nb:1: url: "x" has a value of c\u{1b}\u{202e}"#);
@@ -255,7 +257,7 @@ mod tests {
             ("https://h/a", "https://h/a"),
         ] {
             assert_eq!(without_secrets(text), told);
-            let spot = Spot { path: "a".into(), place: Place::Default };
+            let spot = Spot { path: "a".into(), place: SourcePlace::Default };
             assert_eq!(spot.problem_with(text, "").found, Some(quote(told)));
         }
     }

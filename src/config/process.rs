@@ -2,11 +2,11 @@
 //! is wrong between values. Pure; called once for each configuration that is read.
 
 use super::model::{
-    AccessLogForm, Admin, CertificateFiles, Disk, Limits, Log, Memory, Pieces, Server,
-    ServerTimeouts, Tls,
+    AccessLogForm, AdminSettings, CertificateFiles, Disk, Limits, Log, MemorySettings,
+    PieceSettings, Server, ServerTimeouts, Tls,
 };
-use super::problem::{Report, Spot, Spotted};
-use super::scope::{self, Scope};
+use super::problem::{ProblemReport, Spot, Spotted};
+use super::scope::{self, TableValues};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ const DISK_SIZE_MIN: u64 = 1 << 20;
 const DISKS_MAX: usize = 64;
 
 /// `[server]`.
-pub(super) fn server(root: &Scope, report: &mut Report) -> Server {
+pub(super) fn server(root: &TableValues, report: &mut ProblemReport) -> Server {
     let listen = root.addresses("server.listen");
     let tls = root.has_table("server.tls").then(|| tls(root, report));
     if listen.is_empty() && tls.as_ref().is_none_or(|tls| tls.listen.is_empty()) {
@@ -43,23 +43,26 @@ pub(super) fn server(root: &Scope, report: &mut Report) -> Server {
 }
 
 /// `[admin]`.
-pub(super) fn admin(root: &Scope) -> Admin {
-    Admin {
+pub(super) fn admin(root: &TableValues) -> AdminSettings {
+    AdminSettings {
         listen: root.addresses("admin.listen").first().map(|address| address.value),
         token_file: root.path("admin.token_file"),
     }
 }
 
 /// `[memory]`.
-pub(super) fn memory(root: &Scope) -> Memory {
-    Memory { size: root.count("memory.size"), absent_size: root.count("memory.absent_size") }
+pub(super) fn memory(root: &TableValues) -> MemorySettings {
+    MemorySettings {
+        size: root.count("memory.size"),
+        absent_size: root.count("memory.absent_size"),
+    }
 }
 
-/// `[disk]`; `environment` tells the default folder. None where the tier is switched off.
+/// `[disk]`; `environment` gives the default folder. None if the tier is switched off.
 pub(super) fn disks(
-    root: &Scope,
+    root: &TableValues,
     environment: &[(String, String)],
-    report: &mut Report,
+    report: &mut ProblemReport,
 ) -> Vec<Disk> {
     let sizes = root.sizes("disk.size");
     if let [Spotted { value: 0, .. }] = sizes.as_slice() {
@@ -108,7 +111,7 @@ pub(super) fn disks(
 }
 
 /// Tells of every folder that is another one, or lies in another one; and of too many.
-fn check_folders(paths: &[Spotted<PathBuf>], report: &mut Report) {
+fn check_folders(paths: &[Spotted<PathBuf>], report: &mut ProblemReport) {
     for (position, path) in paths.iter().enumerate() {
         let text = path.value.display().to_string();
         if position == DISKS_MAX {
@@ -133,7 +136,7 @@ fn check_folders(paths: &[Spotted<PathBuf>], report: &mut Report) {
 }
 
 /// `[log]`.
-pub(super) fn log(root: &Scope, report: &mut Report) -> Log {
+pub(super) fn log(root: &TableValues, report: &mut ProblemReport) -> Log {
     let access = match root.text("log.access").as_ref().map(|access| access.value.as_str()) {
         Some("combined") => AccessLogForm::Combined,
         Some("off") => AccessLogForm::Off,
@@ -149,7 +152,7 @@ pub(super) fn log(root: &Scope, report: &mut Report) -> Log {
 }
 
 /// Tells every address that two listeners share. Port 0 is never shared.
-pub(super) fn check_listeners(root: &Scope, report: &mut Report) {
+pub(super) fn check_listeners(root: &TableValues, report: &mut ProblemReport) {
     let mut taken: BTreeMap<SocketAddr, Spot> = BTreeMap::new();
     let mut listeners = root.addresses("server.listen");
     if root.has_table("server.tls") {
@@ -169,7 +172,7 @@ pub(super) fn check_listeners(root: &Scope, report: &mut Report) {
     }
 }
 
-fn tls(root: &Scope, report: &mut Report) -> Tls {
+fn tls(root: &TableValues, report: &mut ProblemReport) -> Tls {
     let listen = root.addresses("server.tls.listen");
     if listen.is_empty() && !root.is_given("server.tls.listen") {
         let message = "is empty; write listen = [\"[::]:8443\"], or leave [server.tls] out";
@@ -188,8 +191,12 @@ fn tls(root: &Scope, report: &mut Report) -> Tls {
     Tls { listen: values(&listen), certificates: certificates.collect() }
 }
 
-/// The path at `path`; empty where it is missing, which is told.
-pub(super) fn required_file(scope: &Scope, path: &str, report: &mut Report) -> PathBuf {
+/// The path at `path`; empty if it is missing, which is reported.
+pub(super) fn required_file(
+    scope: &TableValues,
+    path: &str,
+    report: &mut ProblemReport,
+) -> PathBuf {
     if !scope.is_given(path) {
         let key = path.rsplit('.').next().unwrap_or(path);
         report.problem(scope.spot_of(path).problem(format!("is missing; write {key} = \"FILE\"")));
@@ -197,7 +204,7 @@ pub(super) fn required_file(scope: &Scope, path: &str, report: &mut Report) -> P
     scope.path(path).unwrap_or_default()
 }
 
-fn server_name(root: &Scope, report: &mut Report) -> String {
+fn server_name(root: &TableValues, report: &mut ProblemReport) -> String {
     const BYTES_MAX: usize = 64;
     let Some(name) = root.text("server.name") else {
         return String::new();
@@ -211,7 +218,7 @@ fn server_name(root: &Scope, report: &mut Report) -> String {
     name.value
 }
 
-fn limits(root: &Scope, report: &mut Report) -> Limits {
+fn limits(root: &TableValues, report: &mut ProblemReport) -> Limits {
     let limits = Limits {
         connections_max: root.count("server.limits.connections_max"),
         connections_per_address_max: root.count("server.limits.connections_per_address_max"),
@@ -222,7 +229,7 @@ fn limits(root: &Scope, report: &mut Report) -> Limits {
         fills_max: root.count("server.limits.fills_max"),
         completion_size_max: root.count("server.limits.completion_size_max"),
         completions_max: root.count("server.limits.completions_max"),
-        pieces: Pieces {
+        pieces: PieceSettings {
             size: root.count("server.pieces.size"),
             per_fill_max: root.count("server.pieces.per_fill_max"),
             max: root.count("server.pieces.max"),

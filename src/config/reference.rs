@@ -1,7 +1,7 @@
 //! The text of `config/reference.toml`, made from the definitions. Pure; printed by
 //! `narthex config`.
 
-use super::settings::{Fallback, Setting, Shape, Table, settings, tables};
+use super::settings::{Fallback, Setting, SettingTable, Shape, settings, tables};
 use super::sites::OFFICE;
 use std::fmt::Write as _;
 
@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 const COLUMNS: usize = 90;
 
 const HEAD: &str = "Every setting of Narthex. As it stands this file changes nothing: each key is \
-     commented out, at its default, or at an example where the default is not a fixed value. To \
-     change one, take away the # before it, and before the header above it where that has one.";
+     commented out, at its default, or at an example if the default is not a fixed value. To \
+     change one, take away the # before it, and before the header above it if that has one.";
 
 const SOURCES: &str = "A flag wins over an environment variable, that over this file, that over \
      the default. In a variable the elements of a list have commas between. The file is named by \
@@ -38,7 +38,7 @@ pub fn reference() -> String {
     text
 }
 
-fn write_table(text: &mut String, table: &Table) {
+fn write_table(text: &mut String, table: &SettingTable) {
     prose(text, table.doc);
     if table.path == "site" {
         prose(text, OFFICE_HEAD);
@@ -58,7 +58,7 @@ fn write_table(text: &mut String, table: &Table) {
 }
 
 /// Whether the header of `table` would call another table into being, which changes something.
-fn is_inside_of_another(table: &Table) -> bool {
+fn is_inside_of_another(table: &SettingTable) -> bool {
     tables().any(|outer| {
         outer.shape != Shape::Once
             && table.path.strip_prefix(outer.path).is_some_and(|rest| rest.starts_with('.'))

@@ -1,8 +1,8 @@
 //! The values that a TOML text gives, sorted by the setting each belongs to, and what is wrong
 //! with the text: syntax, unknown keys, wrong values. Lives while a configuration is read.
 
-use super::problem::{Place, Problem, Report, Spot, Spotted};
-use super::settings::{self, Setting, Shape, Table};
+use super::problem::{ConfigProblem, ProblemReport, SourcePlace, Spot, Spotted};
+use super::settings::{self, Setting, SettingTable, Shape};
 use super::value::{self, Value};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,24 +13,24 @@ use toml::de::{DeTable, DeValue};
 
 /// The values of one repeated table, or of everything outside of those.
 ///
-/// Keys are whole paths without positions, such as `site.origin.timeouts.connect`: the string
-/// that also names the setting. A value that is not set or wrong reads as its default, so that
-/// one mistake is told once; whoever is handed the result of such a read has a problem in the
-/// report that keeps it from being used.
+/// Keys are whole paths without positions, such as `site.origin.timeouts.connect`: the string that
+/// also names the setting. A value that is not set or wrong reads as its default, so that one
+/// mistake is reported once. The problem in the report keeps the result of such a read from being
+/// used.
 #[derive(Debug, Clone)]
-pub(super) struct Scope {
+pub(super) struct TableValues {
     /// The table's path without positions; empty at the top.
     table: &'static str,
     spot: Spot,
-    values: BTreeMap<&'static str, Given>,
+    values: BTreeMap<&'static str, GivenValue>,
     tables: BTreeMap<&'static str, Spot>,
-    scopes: BTreeMap<&'static str, Vec<Scope>>,
+    scopes: BTreeMap<&'static str, Vec<TableValues>>,
 }
 
 /// What was given for a setting.
 #[derive(Debug, Clone)]
-struct Given {
-    /// `None` where it was wrong.
+struct GivenValue {
+    /// `None` if it was wrong.
     value: Option<Value>,
     spot: Spot,
 }
@@ -45,11 +45,11 @@ pub(super) enum Syntax {
 }
 
 /// Reads a whole TOML text; `file` is its name in problems.
-pub(super) fn read(file: &str, text: &str, report: &mut Report) -> (Scope, Syntax) {
-    let reader = Reader::new(file, text);
+pub(super) fn read(file: &str, text: &str, report: &mut ProblemReport) -> (TableValues, Syntax) {
+    let reader = TableReader::new(file, text);
     let (table, errors) = DeTable::parse_recoverable(text);
     let spot = Spot { path: String::new(), place: reader.place(0) };
-    let mut scope = Scope { spot, ..Scope::empty() };
+    let mut scope = TableValues { spot, ..TableValues::empty() };
     if errors.is_empty() {
         reader.table("", table.get_ref(), "", &mut scope, report);
         return (scope, Syntax::Good);
@@ -59,15 +59,15 @@ pub(super) fn read(file: &str, text: &str, report: &mut Report) -> (Scope, Synta
         let message = error.message().lines().collect::<Vec<_>>().join(", ");
         let message = format!("this is not TOML: {message}");
         let place = reader.place_with_column(offset);
-        report.problem(Problem { place, path: String::new(), found: None, message });
+        report.problem(ConfigProblem { place, path: String::new(), found: None, message });
     }
     (scope, Syntax::Bad)
 }
 
-impl Scope {
+impl TableValues {
     /// Nothing given at all.
     pub(super) fn empty() -> Self {
-        Self::at("", Spot { path: String::new(), place: Place::Default })
+        Self::at("", Spot { path: String::new(), place: SourcePlace::Default })
     }
 
     /// A repeated table at `spot` with nothing in it.
@@ -76,12 +76,12 @@ impl Scope {
         Self { table, spot, values, tables, scopes }
     }
 
-    /// Where the table stands.
+    /// The place of the table.
     pub(super) fn spot(&self) -> &Spot {
         &self.spot
     }
 
-    /// Where the setting or table at `path` stands, or would stand.
+    /// The place of the setting or table at `path`, set or not.
     pub(super) fn spot_of(&self, path: &str) -> Spot {
         if let Some(given) = self.values.get(path) {
             return given.spot.clone();
@@ -96,7 +96,7 @@ impl Scope {
 
     /// Sets a value, wrong (`None`) or good.
     pub(super) fn set(&mut self, setting: &'static Setting, value: Option<Value>, spot: Spot) {
-        self.values.insert(setting.path, Given { value, spot });
+        self.values.insert(setting.path, GivenValue { value, spot });
     }
 
     /// Replaces every repeated table at `path`.
@@ -163,7 +163,7 @@ impl Scope {
         }
     }
 
-    /// A list of addresses, each with its spot; empty where it is off.
+    /// A list of addresses, each with its spot; empty if it is off.
     pub(super) fn addresses(&self, path: &str) -> Vec<Spotted<SocketAddr>> {
         match self.value(path) {
             Some(Value::Addresses(addresses)) => addresses,
@@ -171,7 +171,7 @@ impl Scope {
         }
     }
 
-    /// A boolean; `None` where it is not set and has no default.
+    /// A boolean; `None` if it is not set and has no default.
     pub(super) fn boolean(&self, path: &str) -> Option<bool> {
         match self.value(path) {
             Some(Value::Boolean(boolean)) => Some(boolean),
@@ -184,7 +184,7 @@ impl Scope {
         self.boolean(path).unwrap_or(false)
     }
 
-    /// A number, or bytes; `None` where it is not set and has no default.
+    /// A number, or bytes; `None` if it is not set and has no default.
     pub(super) fn number(&self, path: &str) -> Option<u64> {
         match self.value(path) {
             Some(Value::Number(number)) => Some(number),
@@ -213,28 +213,28 @@ impl Scope {
     }
 }
 
-struct Reader<'a> {
+struct TableReader<'a> {
     file: &'a str,
     text: &'a str,
-    /// Where each line but the first begins.
+    /// The offset of each line but the first.
     line_starts: Vec<usize>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> TableReader<'a> {
     fn new(file: &'a str, text: &'a str) -> Self {
         let line_starts = text.match_indices('\n').map(|(offset, _)| offset + 1).collect();
         Self { file, text, line_starts }
     }
 
-    /// Reads `table`, whose path without positions is `path` and with them `spotted`, into
-    /// `scope`. Calls itself no deeper than the known tables nest.
+    /// Reads `table` into `scope`. Its path is `path` without positions and `spotted` with them.
+    /// Calls itself no deeper than the known tables nest.
     fn table(
         &self,
         path: &'static str,
         table: &DeTable<'_>,
         spotted: &str,
-        scope: &mut Scope,
-        report: &mut Report,
+        scope: &mut TableValues,
+        report: &mut ProblemReport,
     ) {
         for (key, value) in table {
             let name: &str = key.get_ref();
@@ -259,11 +259,11 @@ impl<'a> Reader<'a> {
 
     fn inner_table(
         &self,
-        table: &'static Table,
+        table: &'static SettingTable,
         value: &DeValue<'_>,
         spot: Spot,
-        scope: &mut Scope,
-        report: &mut Report,
+        scope: &mut TableValues,
+        report: &mut ProblemReport,
     ) {
         let path = table.path;
         if table.shape != Shape::Repeated {
@@ -293,7 +293,7 @@ impl<'a> Reader<'a> {
                 report.problem(spot.problem(format!("is not a table; write [[{path}]]")));
                 continue;
             };
-            let mut scope = Scope::at(path, spot.clone());
+            let mut scope = TableValues::at(path, spot.clone());
             self.table(path, inner, &spot.path, &mut scope, report);
             scopes.push(scope);
         }
@@ -301,18 +301,18 @@ impl<'a> Reader<'a> {
         scope.scopes.insert(path, scopes);
     }
 
-    fn place(&self, offset: usize) -> Place {
+    fn place(&self, offset: usize) -> SourcePlace {
         let line = self.line_starts.partition_point(|start| *start <= offset) + 1;
-        Place::File { file: self.file.to_owned(), line, column: None }
+        SourcePlace::File { file: self.file.to_owned(), line, column: None }
     }
 
-    fn place_with_column(&self, offset: usize) -> Place {
+    fn place_with_column(&self, offset: usize) -> SourcePlace {
         let lines = self.line_starts.partition_point(|start| *start <= offset);
         let start = lines.checked_sub(1).and_then(|last| self.line_starts.get(last)).copied();
         let end = self.text.floor_char_boundary(offset);
         let before = self.text.get(start.unwrap_or(0)..end).unwrap_or("");
         let column = Some(before.chars().count() + 1);
-        Place::File { file: self.file.to_owned(), line: lines + 1, column }
+        SourcePlace::File { file: self.file.to_owned(), line: lines + 1, column }
     }
 }
 
@@ -341,7 +341,7 @@ fn unknown(path: &str, name: &str) -> String {
     format!("is not a setting; those known here are {}", here.join(", "))
 }
 
-/// The candidate most like `name`, and how like (0 to 1), where it is like enough to be meant.
+/// The candidate most like `name`, and how like (0 to 1), if it is like enough to be meant.
 pub(super) fn near<'a>(name: &str, candidates: &[&'a str]) -> Option<(&'a str, f64)> {
     const LIKENESS_MIN: f64 = 0.8;
     const CHARACTERS_MAX: usize = 100;
@@ -356,7 +356,7 @@ pub(super) fn near<'a>(name: &str, candidates: &[&'a str]) -> Option<(&'a str, f
         .max_by(|(_, one), (_, other)| one.total_cmp(other))
 }
 
-/// The key as it may stand in a path: in quotes where TOML would need them.
+/// The key as it may stand in a path: in quotes if TOML needs them.
 fn bare(key: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !key.is_empty() && key.len() <= 100 && key.chars().all(is_bare) {

@@ -6,7 +6,7 @@ mod process;
 mod setting;
 mod site;
 
-pub use setting::{Fallback, Kind, Setting, Shape, Table};
+pub use setting::{Fallback, Setting, SettingKind, SettingTable, Shape};
 
 /// Variables with our prefix that name no key: they are read elsewhere.
 pub(super) const OTHER_VARIABLES: [&str; 1] = ["NARTHEX_CONFIG"];
@@ -17,7 +17,7 @@ pub fn settings() -> impl Iterator<Item = &'static Setting> {
 }
 
 /// Every table, in the order of the reference; each stands behind the one it is part of.
-pub fn tables() -> impl Iterator<Item = &'static Table> {
+pub fn tables() -> impl Iterator<Item = &'static SettingTable> {
     process::TABLES.iter().chain(site::TABLES).chain(caching::TABLES)
 }
 
@@ -27,7 +27,7 @@ pub fn setting(path: &str) -> Option<&'static Setting> {
 }
 
 /// The table at `path`, which has no positions.
-pub fn table(path: &str) -> Option<&'static Table> {
+pub fn table(path: &str) -> Option<&'static SettingTable> {
     tables().find(|table| table.path == path)
 }
 
@@ -38,7 +38,7 @@ impl Setting {
         if let Some(name) = self.variable {
             return Some(name.to_owned());
         }
-        let is_repeated = |table: &Table| {
+        let is_repeated = |table: &SettingTable| {
             table.shape == Shape::Repeated
                 && self.path.strip_prefix(table.path).is_some_and(|rest| rest.starts_with('.'))
         };

@@ -5,14 +5,14 @@ use super::caching_site;
 use super::filters;
 use super::model::{CacheInfoOverride, Site};
 use super::origins::{self, TakenOrigins};
-use super::problem::{Report, Spot, Spotted, quote, without_secrets};
-use super::scope::{self, Scope};
+use super::problem::{ProblemReport, Spot, Spotted, quote, without_secrets};
+use super::scope::{self, TableValues};
 use super::trust;
 use crate::rfc::authority::canonical_host;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What holds where no site is set: the cache of an office.
+/// What holds if no site is set: the cache of an office.
 ///
 /// Its priority is below the 40 of cache.nixos.org, so that clients which know both ask it first.
 pub(super) const OFFICE: &str = "\
@@ -23,9 +23,9 @@ priority = 30
 url = \"https://cache.nixos.org\"
 ";
 
-/// What may be had by one site only, and who has it.
+/// Values that one site only may have, each with the place that has it.
 #[derive(Debug, Default)]
-struct Taken {
+struct TakenNames {
     names: BTreeMap<String, Spot>,
     hosts: BTreeMap<String, Spot>,
     /// The default site.
@@ -33,19 +33,19 @@ struct Taken {
     origins: TakenOrigins,
 }
 
-/// Every `[[site]]`, or the one of an office. None only where what is given for them is wrong,
-/// which is told already.
-pub(super) fn sites(root: &Scope, report: &mut Report) -> Vec<Site> {
+/// Every `[[site]]`, or the one of an office. None only if what is given for them is wrong, which
+/// is reported already.
+pub(super) fn sites(root: &TableValues, report: &mut ProblemReport) -> Vec<Site> {
     let office = scope::read("default", OFFICE, report).0;
     let mut scopes = root.scopes("site");
     if !root.has_table("site") && scopes.is_empty() {
         scopes = office.scopes("site");
     }
-    let mut taken = Taken::default();
+    let mut taken = TakenNames::default();
     scopes.iter().map(|scope| site(scope, &mut taken, report)).collect()
 }
 
-fn site(scope: &Scope, taken: &mut Taken, report: &mut Report) -> Site {
+fn site(scope: &TableValues, taken: &mut TakenNames, report: &mut ProblemReport) -> Site {
     let told = report.problems.len();
     let hosts = hosts(scope, "site.hosts", report);
     for host in &hosts {
@@ -89,7 +89,7 @@ fn site(scope: &Scope, taken: &mut Taken, report: &mut Report) -> Site {
 }
 
 /// The host names at `path`, in lower case; wrong ones are told.
-fn hosts(scope: &Scope, path: &str, report: &mut Report) -> Vec<Spotted<String>> {
+fn hosts(scope: &TableValues, path: &str, report: &mut ProblemReport) -> Vec<Spotted<String>> {
     let mut hosts = scope.texts(path);
     for host in &mut hosts {
         host.value.make_ascii_lowercase();
@@ -132,12 +132,12 @@ fn fault_of_host(host: &str) -> Option<String> {
     (!is_name).then(|| format!("is not a host name; {wanted}"))
 }
 
-/// Notes who has a value, or tells that somebody else has it.
+/// Notes the place of a value, or reports that another place has it already.
 fn take(
     taken: &mut BTreeMap<String, Spot>,
     value: &Spotted<String>,
     message: &str,
-    report: &mut Report,
+    report: &mut ProblemReport,
 ) {
     if let Some(first) = taken.get(&value.value) {
         let message = format!("{message} {first}; write another, or leave one out");
@@ -148,14 +148,14 @@ fn take(
 }
 
 /// The site's name: as given, else its first host, else `default`.
-fn name(scope: &Scope, hosts: &[Spotted<String>]) -> Spotted<String> {
+fn name(scope: &TableValues, hosts: &[Spotted<String>]) -> Spotted<String> {
     let first = || hosts.first().map_or_else(|| "default".to_owned(), |host| host.value.clone());
     scope
         .text("site.name")
         .unwrap_or_else(|| Spotted { value: first(), spot: scope.spot_of("site.name") })
 }
 
-fn cache_info(scope: &Scope, report: &mut Report) -> CacheInfoOverride {
+fn cache_info(scope: &TableValues, report: &mut ProblemReport) -> CacheInfoOverride {
     let store_dir = scope.text("site.cache_info.store_dir");
     if let Some(folder) = &store_dir {
         let is_plain = folder.value.bytes().all(|byte| byte.is_ascii_graphic());

@@ -5,10 +5,10 @@ mod files;
 mod keys;
 mod problems;
 
-use super::{Config, Loaded, Overrides, Problems, Sources, load};
+use super::{Config, FlagOverrides, LoadedConfig, Problems, Sources, load};
 
 /// What a file with this text gives, on a machine with a home folder.
-fn load_text(text: &str) -> Result<Loaded, Problems> {
+fn load_text(text: &str) -> Result<LoadedConfig, Problems> {
     load(&Sources { file: Some(("config.toml".into(), text.into())), ..home() })
 }
 
@@ -37,6 +37,6 @@ fn home() -> Sources {
     Sources {
         file: None,
         environment: vec![("HOME".into(), "/home/user".into())],
-        flags: Overrides::default(),
+        flags: FlagOverrides::default(),
     }
 }

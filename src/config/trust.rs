@@ -2,31 +2,35 @@
 //! `sites`.
 
 use super::model::{Origin, OriginUrl, Signatures};
-use super::problem::{Report, Spotted, quote};
-use super::scope::Scope;
+use super::problem::{ProblemReport, Spotted, quote};
+use super::scope::TableValues;
 use crate::nix::signature::CACHE_NIXOS_ORG;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// A site's keys and how strictly they are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trust {
+pub(super) struct SiteTrust {
     /// `name:base64`.
     pub(super) keys: Vec<String>,
     /// What a narinfo without a good signature gets.
     pub(super) signatures: Signatures,
 }
 
-/// Public caches whose key everybody knows: host and key.
+/// Public caches with a well-known key: host and key.
 const KNOWN_KEYS: [(&str, &str); 1] = [("cache.nixos.org", CACHE_NIXOS_ORG)];
 
 /// Ed25519 (RFC 8032): bytes of a public key, and of a secret key as Nix writes it.
 const PUBLIC_KEY_BYTES: usize = 32;
 const SECRET_KEY_BYTES: usize = 64;
 
-/// The keys and the strictness of a site with these origins, each of which has its own keys
-/// already, if it has any, and gets those of the site otherwise; what is wrong is told.
-pub(super) fn trust(scope: &Scope, origins: &mut [Origin], report: &mut Report) -> Trust {
+/// The keys and the strictness of a site. An origin that has keys of its own keeps them; each other
+/// gets those of the site. Faults are reported.
+pub(super) fn trust(
+    scope: &TableValues,
+    origins: &mut [Origin],
+    report: &mut ProblemReport,
+) -> SiteTrust {
     let has_own = |origin: &&Origin| !origin.trusted_public_keys.is_empty();
     let own_count = origins.iter().filter(has_own).count();
     let open_count = origins.len() - own_count;
@@ -41,7 +45,7 @@ pub(super) fn trust(scope: &Scope, origins: &mut [Origin], report: &mut Report) 
         false => Vec::new(),
     };
     let signatures = scope.text("site.signatures");
-    // Where keys or origins are wrong already, nothing more is told of what follows from them.
+    // If keys or origins are wrong already, what follows from them is not reported too.
     let is_doubtful = scope.is_wrong("site.trusted_public_keys")
         || origins.len() < scope.scopes("site.origin").len();
     let has_keys = !keys.is_empty() || (open_count == 0 && own_count > 0) || is_doubtful;
@@ -74,10 +78,10 @@ pub(super) fn trust(scope: &Scope, origins: &mut [Origin], report: &mut Report) 
             }
         }
     }
-    Trust { keys: all, signatures }
+    SiteTrust { keys: all, signatures }
 }
 
-/// What to say where some origins have keys and others have none.
+/// The message if some origins have keys and others have none.
 fn left_open(known: &[(&str, &str)]) -> String {
     let Some((host, key)) = known.first() else {
         return "is not set, and some of this site's origins have trusted_public_keys and others \
@@ -92,7 +96,11 @@ fn left_open(known: &[(&str, &str)]) -> String {
 }
 
 /// The keys as given; wrong ones, and a well-known origin without its key, are told.
-fn given_keys(scope: &Scope, known: &[(&str, &str)], report: &mut Report) -> Vec<String> {
+fn given_keys(
+    scope: &TableValues,
+    known: &[(&str, &str)],
+    report: &mut ProblemReport,
+) -> Vec<String> {
     let given = scope.texts("site.trusted_public_keys");
     for key in &given {
         check_public_key(key, report);
@@ -119,7 +127,7 @@ fn known_key(origin: &Origin) -> Option<(&'static str, &'static str)> {
 }
 
 /// Tells what is wrong with a public key.
-pub(super) fn check_public_key(key: &Spotted<String>, report: &mut Report) {
+pub(super) fn check_public_key(key: &Spotted<String>, report: &mut ProblemReport) {
     if let Err((found, message)) = fault_of_key(&key.value) {
         let mut problem = key.spot.problem(message);
         problem.found = Some(quote(found));

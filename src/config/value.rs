@@ -1,8 +1,8 @@
 //! One value: from TOML, or from the text of a variable or flag, to what its setting says it may
 //! be. Pure; called by `scope` and `overlay`.
 
-use super::problem::{Problem, Report, Spot, Spotted};
-use super::settings::{Fallback, Kind, Setting};
+use super::problem::{ConfigProblem, ProblemReport, Spot, Spotted};
+use super::settings::{Fallback, Setting, SettingKind};
 use crate::units;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -25,34 +25,34 @@ pub(super) enum Value {
     Numbers(Vec<Spotted<u64>>),
     /// Of `Duration`.
     Duration(Duration),
-    /// Of `Addresses`, and of `AddressOrOff`: none where it is off.
+    /// Of `Addresses`, and of `AddressOrOff`: none if it is off.
     Addresses(Vec<Spotted<SocketAddr>>),
 }
 
 /// A value as it was written.
-enum Raw<'a> {
+enum RawValue<'a> {
     Text(Cow<'a, str>),
-    /// `None` where it is negative or too large.
+    /// `None` if it is negative or too large.
     Integer(Option<u64>, String),
     Boolean(bool),
     /// A number with a fraction, as it was written.
     Fraction(String),
     /// What it is instead, with its article.
     Other(&'static str),
-    List(Vec<(Raw<'a>, Spot)>),
+    List(Vec<(RawValue<'a>, Spot)>),
 }
 
-/// Tells where an element of a list stands, by its position.
+/// Gives the place of an element of a list, by its position.
 pub(super) type SpotOf<'a> = &'a dyn Fn(usize, &Spanned<DeValue<'_>>) -> Spot;
 
-/// Reads the value of `setting` that stands in a file at `spot`. `None` where it is wrong, which
+/// Reads the value of `setting` that stands in a file at `spot`. `None` if it is wrong, which
 /// `report` then says.
 pub(super) fn from_toml(
     setting: &Setting,
     value: &DeValue<'_>,
     spot: &Spot,
     spot_of: SpotOf<'_>,
-    report: &mut Report,
+    report: &mut ProblemReport,
 ) -> Option<Value> {
     let raw = match value.as_array() {
         None => raw(value),
@@ -60,7 +60,9 @@ pub(super) fn from_toml(
             let elements = elements.iter().enumerate();
             let place =
                 |(position, element): (usize, &Spanned<DeValue<'_>>)| spot_of(position, element);
-            Raw::List(elements.map(|(i, each)| (raw(each.get_ref()), place((i, each)))).collect())
+            RawValue::List(
+                elements.map(|(i, each)| (raw(each.get_ref()), place((i, each)))).collect(),
+            )
         }
     };
     read(setting, &raw, spot, report)
@@ -72,62 +74,74 @@ pub(super) fn from_texts(
     setting: &Setting,
     texts: &[String],
     spot: &Spot,
-    report: &mut Report,
+    report: &mut ProblemReport,
 ) -> Option<Value> {
     let text = texts.last().map_or("", String::as_str).trim();
-    let is_list =
-        matches!(setting.kind, Kind::Texts | Kind::Addresses | Kind::Paths | Kind::Sizes { .. });
+    let is_list = matches!(
+        setting.kind,
+        SettingKind::Texts
+            | SettingKind::Addresses
+            | SettingKind::Paths
+            | SettingKind::Sizes { .. }
+    );
     let raw = if is_list {
         let elements = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
         let elements = elements.filter(|element| !element.is_empty());
-        Raw::List(elements.map(|text| (Raw::Text(text.into()), spot.clone())).collect())
-    } else if matches!(setting.kind, Kind::Integer { .. }) && is_digits(text) {
-        Raw::Integer(text.parse().ok(), text.to_owned())
-    } else if matches!(setting.kind, Kind::Boolean) && matches!(text, "true" | "false") {
-        Raw::Boolean(text == "true")
+        RawValue::List(elements.map(|text| (RawValue::Text(text.into()), spot.clone())).collect())
+    } else if matches!(setting.kind, SettingKind::Integer { .. }) && is_digits(text) {
+        RawValue::Integer(text.parse().ok(), text.to_owned())
+    } else if matches!(setting.kind, SettingKind::Boolean) && matches!(text, "true" | "false") {
+        RawValue::Boolean(text == "true")
     } else {
-        Raw::Text(text.into())
+        RawValue::Text(text.into())
     };
     read(setting, &raw, spot, report)
 }
 
-/// The default of `setting`, where it is a fixed value.
+/// The default of `setting`, if it is a fixed value.
 pub(super) fn fallback(setting: &Setting, spot: &Spot) -> Option<Value> {
     let Fallback::Is(text) = setting.fallback else {
         return None;
     };
     let value = DeValue::parse(text).ok()?;
     let spot_of = |position: usize, _: &Spanned<DeValue<'_>>| spot.element(position);
-    from_toml(setting, value.get_ref(), spot, &spot_of, &mut Report::default())
+    from_toml(setting, value.get_ref(), spot, &spot_of, &mut ProblemReport::default())
 }
 
-fn read(setting: &Setting, raw: &Raw<'_>, spot: &Spot, report: &mut Report) -> Option<Value> {
+fn read(
+    setting: &Setting,
+    raw: &RawValue<'_>,
+    spot: &Spot,
+    report: &mut ProblemReport,
+) -> Option<Value> {
     let example = setting.example;
     let spotted = |value| Value::Text(Spotted { value, spot: spot.clone() });
     let value = match setting.kind {
-        Kind::Text => text(raw, example).map(spotted),
-        Kind::Word(words) => word(raw, words).map(spotted),
-        Kind::Path => path(raw, example).map(spotted),
-        Kind::Boolean => boolean(raw).map(Value::Boolean),
-        Kind::Integer { min, max } => integer(raw, min, max).map(Value::Number),
-        Kind::Size { min, max } => size(raw, min, max, example).map(Value::Number),
-        Kind::Duration { min, max } => duration(raw, min, max, example).map(Value::Duration),
-        Kind::Price => price(raw, example).map(Value::Number),
-        Kind::AddressOrOff => address_or_off(raw).map(|address| {
+        SettingKind::Text => text(raw, example).map(spotted),
+        SettingKind::Word(words) => word(raw, words).map(spotted),
+        SettingKind::Path => path(raw, example).map(spotted),
+        SettingKind::Boolean => boolean(raw).map(Value::Boolean),
+        SettingKind::Integer { min, max } => integer(raw, min, max).map(Value::Number),
+        SettingKind::Size { min, max } => size(raw, min, max, example).map(Value::Number),
+        SettingKind::Duration { min, max } => duration(raw, min, max, example).map(Value::Duration),
+        SettingKind::Price => price(raw, example).map(Value::Number),
+        SettingKind::AddressOrOff => address_or_off(raw).map(|address| {
             let spotted = |value| Spotted { value, spot: spot.clone() };
             Value::Addresses(address.map(spotted).into_iter().collect())
         }),
-        Kind::Texts => {
-            let read = |raw: &Raw<'_>| text(raw, "each element in quotes");
+        SettingKind::Texts => {
+            let read = |raw: &RawValue<'_>| text(raw, "each element in quotes");
             return list(raw, example, read, spot, report).map(Value::Texts);
         }
-        Kind::Addresses => return list(raw, example, address, spot, report).map(Value::Addresses),
-        Kind::Paths => {
-            let read = |raw: &Raw<'_>| path(raw, example);
+        SettingKind::Addresses => {
+            return list(raw, example, address, spot, report).map(Value::Addresses);
+        }
+        SettingKind::Paths => {
+            let read = |raw: &RawValue<'_>| path(raw, example);
             return one_or_more(raw, example, read, spot, report).map(Value::Texts);
         }
-        Kind::Sizes { min, max } => {
-            let read = |raw: &Raw<'_>| size(raw, min, max, example);
+        SettingKind::Sizes { min, max } => {
+            let read = |raw: &RawValue<'_>| size(raw, min, max, example);
             return one_or_more(raw, example, read, spot, report).map(Value::Numbers);
         }
     };
@@ -136,13 +150,13 @@ fn read(setting: &Setting, raw: &Raw<'_>, spot: &Spot, report: &mut Report) -> O
 
 /// Reads every element, so that each wrong one is told.
 fn list<T>(
-    raw: &Raw<'_>,
+    raw: &RawValue<'_>,
     example: &str,
-    read: impl Fn(&Raw<'_>) -> Result<T, String>,
+    read: impl Fn(&RawValue<'_>) -> Result<T, String>,
     spot: &Spot,
-    report: &mut Report,
+    report: &mut ProblemReport,
 ) -> Option<Vec<Spotted<T>>> {
-    let Raw::List(elements) = raw else {
+    let RawValue::List(elements) = raw else {
         report.problem(told(raw, format!("is not a list; write {example}"), spot));
         return None;
     };
@@ -158,48 +172,54 @@ fn list<T>(
 
 /// Reads a value that stands alone or in a list, which is never empty.
 fn one_or_more<T>(
-    raw: &Raw<'_>,
+    raw: &RawValue<'_>,
     example: &str,
-    read: impl Fn(&Raw<'_>) -> Result<T, String>,
+    read: impl Fn(&RawValue<'_>) -> Result<T, String>,
     spot: &Spot,
-    report: &mut Report,
+    report: &mut ProblemReport,
 ) -> Option<Vec<Spotted<T>>> {
     match raw {
-        Raw::List(elements) if elements.is_empty() => {
+        RawValue::List(elements) if elements.is_empty() => {
             report.problem(spot.problem(format!("is an empty list; write {example}")));
             None
         }
-        Raw::List(_) => list(raw, example, read, spot, report),
-        Raw::Text(_) | Raw::Integer(..) | Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) => {
+        RawValue::List(_) => list(raw, example, read, spot, report),
+        RawValue::Text(_)
+        | RawValue::Integer(..)
+        | RawValue::Boolean(_)
+        | RawValue::Fraction(_)
+        | RawValue::Other(_) => {
             let value = read(raw).map_err(|message| report.problem(told(raw, message, spot)));
             value.ok().map(|value| vec![Spotted { value, spot: spot.clone() }])
         }
     }
 }
 
-fn text(raw: &Raw<'_>, example: &str) -> Result<String, String> {
+fn text(raw: &RawValue<'_>, example: &str) -> Result<String, String> {
     match raw {
-        Raw::Text(text) => Ok(text.clone().into_owned()),
-        Raw::Integer(..) | Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
-            Err(format!("is not a text; write {example}"))
-        }
+        RawValue::Text(text) => Ok(text.clone().into_owned()),
+        RawValue::Integer(..)
+        | RawValue::Boolean(_)
+        | RawValue::Fraction(_)
+        | RawValue::Other(_)
+        | RawValue::List(_) => Err(format!("is not a text; write {example}")),
     }
 }
 
-fn word(raw: &Raw<'_>, words: &[&str]) -> Result<String, String> {
+fn word(raw: &RawValue<'_>, words: &[&str]) -> Result<String, String> {
     let choice = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
     match raw {
-        Raw::Text(text) if words.contains(&text.as_ref()) => Ok(text.clone().into_owned()),
-        Raw::Text(_)
-        | Raw::Integer(..)
-        | Raw::Boolean(_)
-        | Raw::Fraction(_)
-        | Raw::Other(_)
-        | Raw::List(_) => Err(format!("is not known here; write {choice}")),
+        RawValue::Text(text) if words.contains(&text.as_ref()) => Ok(text.clone().into_owned()),
+        RawValue::Text(_)
+        | RawValue::Integer(..)
+        | RawValue::Boolean(_)
+        | RawValue::Fraction(_)
+        | RawValue::Other(_)
+        | RawValue::List(_) => Err(format!("is not known here; write {choice}")),
     }
 }
 
-fn path(raw: &Raw<'_>, example: &str) -> Result<String, String> {
+fn path(raw: &RawValue<'_>, example: &str) -> Result<String, String> {
     let text = text(raw, example)?;
     if text.is_empty() || text.contains('\0') {
         return Err(format!("is not a path; write one like {example}"));
@@ -207,31 +227,41 @@ fn path(raw: &Raw<'_>, example: &str) -> Result<String, String> {
     Ok(text)
 }
 
-fn boolean(raw: &Raw<'_>) -> Result<bool, String> {
+fn boolean(raw: &RawValue<'_>) -> Result<bool, String> {
     match raw {
-        Raw::Boolean(boolean) => Ok(*boolean),
-        Raw::Text(_) | Raw::Integer(..) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
+        RawValue::Boolean(boolean) => Ok(*boolean),
+        RawValue::Text(_)
+        | RawValue::Integer(..)
+        | RawValue::Fraction(_)
+        | RawValue::Other(_)
+        | RawValue::List(_) => {
             Err("is neither true nor false; write one of them, without quotes".to_owned())
         }
     }
 }
 
-fn integer(raw: &Raw<'_>, min: u64, max: u64) -> Result<u64, String> {
+fn integer(raw: &RawValue<'_>, min: u64, max: u64) -> Result<u64, String> {
     match raw {
-        Raw::Integer(Some(number), _) if (min..=max).contains(number) => Ok(*number),
-        Raw::Integer(..) => Err(format!("is out of range; write a number from {min} to {max}")),
-        Raw::Text(_) | Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
+        RawValue::Integer(Some(number), _) if (min..=max).contains(number) => Ok(*number),
+        RawValue::Integer(..) => {
+            Err(format!("is out of range; write a number from {min} to {max}"))
+        }
+        RawValue::Text(_)
+        | RawValue::Boolean(_)
+        | RawValue::Fraction(_)
+        | RawValue::Other(_)
+        | RawValue::List(_) => {
             Err(format!("is not a whole number; write one from {min} to {max}, without quotes"))
         }
     }
 }
 
 /// Billionths of a sum, which is at most a million.
-fn price(raw: &Raw<'_>, example: &str) -> Result<u64, String> {
+fn price(raw: &RawValue<'_>, example: &str) -> Result<u64, String> {
     let text = match raw {
-        Raw::Fraction(text) | Raw::Integer(_, text) => text.as_str(),
-        Raw::Text(text) => text,
-        Raw::Boolean(_) | Raw::Other(_) | Raw::List(_) => "",
+        RawValue::Fraction(text) | RawValue::Integer(_, text) => text.as_str(),
+        RawValue::Text(text) => text,
+        RawValue::Boolean(_) | RawValue::Other(_) | RawValue::List(_) => "",
     };
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let is_price = is_digits(whole) && is_digits(fraction) && fraction.len() <= 9;
@@ -246,13 +276,15 @@ fn price(raw: &Raw<'_>, example: &str) -> Result<u64, String> {
     }
 }
 
-fn size(raw: &Raw<'_>, min: u64, max: u64, example: &str) -> Result<u64, String> {
+fn size(raw: &RawValue<'_>, min: u64, max: u64, example: &str) -> Result<u64, String> {
     let size = match raw {
-        Raw::Integer(Some(size), _) => *size,
-        Raw::Integer(None, _) => return Err(format!("is not a size; write one like {example}")),
-        Raw::Text(text) => units::parse_size(text)
+        RawValue::Integer(Some(size), _) => *size,
+        RawValue::Integer(None, _) => {
+            return Err(format!("is not a size; write one like {example}"));
+        }
+        RawValue::Text(text) => units::parse_size(text)
             .map_err(|error| format!("is not a size: {error}; write one like {example}"))?,
-        Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
+        RawValue::Boolean(_) | RawValue::Fraction(_) | RawValue::Other(_) | RawValue::List(_) => {
             return Err(format!("is not a size; write one like {example}"));
         }
     };
@@ -267,12 +299,12 @@ fn size(raw: &Raw<'_>, min: u64, max: u64, example: &str) -> Result<u64, String>
 }
 
 fn duration(
-    raw: &Raw<'_>,
+    raw: &RawValue<'_>,
     min: Duration,
     max: Duration,
     example: &str,
 ) -> Result<Duration, String> {
-    let Raw::Text(text) = raw else {
+    let RawValue::Text(text) = raw else {
         return Err(format!("is not a duration; write one with its unit, like {example}"));
     };
     let duration = units::parse_duration(text)
@@ -287,49 +319,56 @@ fn duration(
     Ok(duration)
 }
 
-fn address(raw: &Raw<'_>) -> Result<SocketAddr, String> {
+fn address(raw: &RawValue<'_>) -> Result<SocketAddr, String> {
     let wanted = "write ADDRESS:PORT in quotes, such as \"[::]:8080\" or \"127.0.0.1:8080\"";
     match raw {
-        Raw::Text(text) => text.parse().map_err(|_| {
+        RawValue::Text(text) => text.parse().map_err(|_| {
             format!("is not an address with a port; host names do not serve; {wanted}")
         }),
-        Raw::Integer(..) | Raw::Boolean(_) | Raw::Fraction(_) | Raw::Other(_) | Raw::List(_) => {
-            Err(format!("is not an address with a port; {wanted}"))
-        }
+        RawValue::Integer(..)
+        | RawValue::Boolean(_)
+        | RawValue::Fraction(_)
+        | RawValue::Other(_)
+        | RawValue::List(_) => Err(format!("is not an address with a port; {wanted}")),
     }
 }
 
-fn address_or_off(raw: &Raw<'_>) -> Result<Option<SocketAddr>, String> {
-    if matches!(raw, Raw::Text(text) if text == "off") {
+fn address_or_off(raw: &RawValue<'_>) -> Result<Option<SocketAddr>, String> {
+    if matches!(raw, RawValue::Text(text) if text == "off") {
         return Ok(None);
     }
     address(raw).map(Some).map_err(|message| format!("{message}, or \"off\" for none"))
 }
 
-fn raw<'a>(value: &'a DeValue<'_>) -> Raw<'a> {
+fn raw<'a>(value: &'a DeValue<'_>) -> RawValue<'a> {
     match value {
-        DeValue::String(text) => Raw::Text(text.as_ref().into()),
+        DeValue::String(text) => RawValue::Text(text.as_ref().into()),
         DeValue::Integer(integer) => {
             let digits = integer.as_str();
-            Raw::Integer(u64::from_str_radix(digits, integer.radix()).ok(), integer.to_string())
+            RawValue::Integer(
+                u64::from_str_radix(digits, integer.radix()).ok(),
+                integer.to_string(),
+            )
         }
-        DeValue::Boolean(boolean) => Raw::Boolean(*boolean),
-        DeValue::Float(number) => Raw::Fraction(number.to_string()),
-        DeValue::Datetime(_) => Raw::Other("a date"),
-        DeValue::Array(_) => Raw::Other("a list"),
-        DeValue::Table(_) => Raw::Other("a table"),
+        DeValue::Boolean(boolean) => RawValue::Boolean(*boolean),
+        DeValue::Float(number) => RawValue::Fraction(number.to_string()),
+        DeValue::Datetime(_) => RawValue::Other("a date"),
+        DeValue::Array(_) => RawValue::Other("a list"),
+        DeValue::Table(_) => RawValue::Other("a table"),
     }
 }
 
-fn told(raw: &Raw<'_>, message: String, spot: &Spot) -> Problem {
+fn told(raw: &RawValue<'_>, message: String, spot: &Spot) -> ConfigProblem {
     let found = match raw {
-        Raw::Text(text) => return spot.problem_with(text, message),
-        Raw::Integer(_, digits) | Raw::Fraction(digits) => digits.chars().take(60).collect(),
-        Raw::Boolean(boolean) => boolean.to_string(),
-        Raw::Other(what) => (*what).to_owned(),
-        Raw::List(_) => "a list".to_owned(),
+        RawValue::Text(text) => return spot.problem_with(text, message),
+        RawValue::Integer(_, digits) | RawValue::Fraction(digits) => {
+            digits.chars().take(60).collect()
+        }
+        RawValue::Boolean(boolean) => boolean.to_string(),
+        RawValue::Other(what) => (*what).to_owned(),
+        RawValue::List(_) => "a list".to_owned(),
     };
-    Problem { found: Some(found), ..spot.problem(message) }
+    ConfigProblem { found: Some(found), ..spot.problem(message) }
 }
 
 fn is_digits(text: &str) -> bool {
@@ -338,18 +377,18 @@ fn is_digits(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::problem::Place;
+    use super::super::problem::SourcePlace;
     use super::super::settings::{self, settings};
     use super::*;
 
     fn spot() -> Spot {
-        Spot { path: "a.b".into(), place: Place::Default }
+        Spot { path: "a.b".into(), place: SourcePlace::Default }
     }
 
     fn read_toml(path: &str, text: &str) -> Result<Value, String> {
         let setting = settings::setting(path).unwrap();
         let value = DeValue::parse(text).unwrap();
-        let mut report = Report::default();
+        let mut report = ProblemReport::default();
         let spot_of = |position: usize, _: &Spanned<DeValue<'_>>| spot().element(position);
         from_toml(setting, value.get_ref(), &spot(), &spot_of, &mut report)
             .ok_or_else(|| report.problems.iter().map(ToString::to_string).collect())
@@ -411,7 +450,7 @@ mod tests {
     fn texts_of_variables_are_read_by_kind() {
         let read = |path: &str, texts: &[&str]| {
             let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
-            let mut report = Report::default();
+            let mut report = ProblemReport::default();
             from_texts(settings::setting(path).unwrap(), &texts, &spot(), &mut report)
                 .ok_or(report.problems.len())
         };

@@ -10,8 +10,8 @@ use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::outcome::Outcome;
 use crate::policy;
-use crate::policy::request::Refusal;
-use crate::rfc::cache_status::{CacheStatus, Forward};
+use crate::policy::request::RequestRefusal;
+use crate::rfc::cache_status::{CacheStatus, ForwardReason};
 use crate::telemetry::RequestId;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -153,7 +153,7 @@ impl ClientAnswer {
 /// The fields of an answer that is not made of an object.
 pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
     let status = match outcome {
-        Outcome::OriginFailed => CacheStatus::forwarded(Forward::UriMiss),
+        Outcome::OriginFailed => CacheStatus::forwarded(ForwardReason::UriMiss),
         Outcome::HitMemory
         | Outcome::HitDisk
         | Outcome::HitStale
@@ -173,8 +173,8 @@ pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
 }
 
 /// A request that Narthex refuses by itself.
-pub(super) fn refused(refusal: Refusal) -> ClientAnswer {
-    if refusal == Refusal::Loop {
+pub(super) fn refused(refusal: RequestRefusal) -> ClientAnswer {
+    if refusal == RequestRefusal::Loop {
         // Any client can send the field, so this may be no fault of the configuration.
         tracing::warn!("a request names this cache in CDN-Loop: its origins form a circle");
     }
@@ -186,7 +186,7 @@ pub(super) fn refused(refusal: Refusal) -> ClientAnswer {
     if let Some(allowed) = refusal.allow() {
         answer.headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
     }
-    if refusal == Refusal::ClaimUnknown {
+    if refusal == RequestRefusal::ClaimUnknown {
         answer.headers.insert(header::RETRY_AFTER, HeaderValue::from_static(SHED_RETRY_SECONDS));
     }
     answer
@@ -245,8 +245,8 @@ pub(super) fn untaken() -> ClientAnswer {
 /// An upload beyond the share of its client is 503.
 pub(super) fn failed(error: &FillError) -> ClientAnswer {
     match error.upload() {
-        Some(UploadError::Broken) => return refused(Refusal::BodyBroken),
-        Some(UploadError::Slow) => return refused(Refusal::BodySlow),
+        Some(UploadError::Broken) => return refused(RequestRefusal::BodyBroken),
+        Some(UploadError::Slow) => return refused(RequestRefusal::BodySlow),
         None => {}
     }
     if error.is_over_share() {

@@ -9,7 +9,7 @@ use super::file_fallback::{FallbackRequest, FileFallback};
 use super::file_source::FileSource;
 use super::state::Engine;
 use super::target::RoutedRequest;
-use crate::cache::{Cache, Found, Hit};
+use crate::cache::{Cache, CachedObject, Hit};
 use crate::clock::Timestamp;
 use crate::fill::{FillRole, Flight, FlightReader, PartReader, PassThroughBody};
 use crate::memory::Hot;
@@ -18,10 +18,10 @@ use crate::object::{Facts, Lifetime, Meta};
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::Selection;
-use crate::policy::head::Source;
+use crate::policy::head::AnswerSource;
 use crate::policy::request::ReadMethod;
 use crate::rfc::ContentRange;
-use crate::rfc::cache_status::{CacheStatus, Forward};
+use crate::rfc::cache_status::{CacheStatus, ForwardReason};
 use crate::store::{BodyFile, Growing, Stored, StoredBody};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -66,11 +66,11 @@ impl From<Outcome> for OutcomeDetails<'_> {
 /// Delivers a whole object.
 pub(super) fn found(
     request: &ReadRequest<'_>,
-    found: &Found,
+    found: &CachedObject,
     details: OutcomeDetails<'_>,
 ) -> ClientAnswer {
     match found {
-        Found::Hot(hot) => {
+        CachedObject::Hot(hot) => {
             let length = Some(hot.length());
             let stored = || Cow::Owned(hot.headers());
             let selection =
@@ -80,7 +80,7 @@ pub(super) fn found(
             answer.origin = Some(Arc::clone(&hot.origin));
             answer
         }
-        Found::Stored(stored) => object(
+        CachedObject::Stored(stored) => object(
             request,
             &stored.meta,
             Some(stored.length),
@@ -343,7 +343,8 @@ fn head_of<'a>(
     now: Timestamp,
     details: OutcomeDetails<'_>,
 ) -> HeaderMap {
-    let source = if details.outcome.is_hit() { Source::Stored } else { Source::Fetched };
+    let source =
+        if details.outcome.is_hit() { AnswerSource::Stored } else { AnswerSource::Fetched };
     let own = cache_status(facts, details.outcome, now);
     // The caches on the way come first, the one nearest to the client last (RFC 9211 section 2).
     let status = own.to_header_value_after(details.upstream_status);
@@ -427,15 +428,15 @@ pub(super) fn cache_status(
         Outcome::HitMemory | Outcome::HitDisk | Outcome::HitStale | Outcome::HitAbsent => {
             CacheStatus::hit()
         }
-        Outcome::Revalidated => CacheStatus::forwarded(Forward::Stale)
+        Outcome::Revalidated => CacheStatus::forwarded(ForwardReason::Stale)
             .with_forward_status(StatusCode::NOT_MODIFIED)
             .stored(),
-        Outcome::Miss => {
-            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(facts.status).stored()
-        }
-        Outcome::Collapsed => CacheStatus::forwarded(Forward::UriMiss).collapsed(),
+        Outcome::Miss => CacheStatus::forwarded(ForwardReason::UriMiss)
+            .with_forward_status(facts.status)
+            .stored(),
+        Outcome::Collapsed => CacheStatus::forwarded(ForwardReason::UriMiss).collapsed(),
         Outcome::Pass | Outcome::Absent => {
-            CacheStatus::forwarded(Forward::UriMiss).with_forward_status(facts.status)
+            CacheStatus::forwarded(ForwardReason::UriMiss).with_forward_status(facts.status)
         }
         Outcome::AbsentFilter
         | Outcome::Local

@@ -19,7 +19,7 @@ use crate::object::Facts;
 use crate::object::tags::TAG_FIELD;
 use crate::outcome::Outcome;
 use crate::policy;
-use crate::policy::request::{ReadMethod, Upstream};
+use crate::policy::request::{OriginUse, ReadMethod};
 use crate::rfc::{Authority, CdnLoop};
 use crate::store::StoredBody;
 use crate::telemetry::RequestId;
@@ -106,7 +106,7 @@ impl Engine {
         out: &mut Vec<u8>,
     ) -> Option<FastAnswer<AnswerBody>> {
         connection.sendfile_queue().filter(|_| request.method == ReadMethod::Get)?;
-        let (method, upstream) = (request.method, Upstream::MayBeAsked);
+        let (method, upstream) = (request.method, OriginUse::MayBeAsked);
         let route = ObjectRoute { site, passed: CdnLoop::default(), path, method, upstream };
         let (stored, outcome, routed) = lookup::open_file(&self.cache, &route, moment.edge)?;
         let class = routed.target.class;

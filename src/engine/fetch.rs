@@ -3,7 +3,7 @@
 
 use super::answer::{self, ClientAnswer};
 use super::deliver::{self, ReadRequest};
-use crate::cache::{Found, Stale};
+use crate::cache::{CachedObject, Stale};
 use crate::clock::Timestamp;
 use crate::fill::{
     FillEpoch, FillOutcome, FillRole, FlightReader, JoinError, ObjectRequest, Provenance,
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// A stale object that serves if no origin answers, or none in time.
 pub(super) struct StaleFallback {
-    stale: Found,
+    stale: CachedObject,
     /// Provenance long the answer is waited for, from the beginning of the fill.
     wait: Duration,
 }
@@ -161,7 +161,7 @@ async fn pass(
 
 impl StaleFallback {
     /// The fallback `stale` for a request that came at `now`; none if it may not serve unconfirmed.
-    fn of(stale: &Found, wanted: &ObjectRequest, now: Timestamp) -> Option<Self> {
+    fn of(stale: &CachedObject, wanted: &ObjectRequest, now: Timestamp) -> Option<Self> {
         let wait = policy::freshness::revalidation_wait(&stale.meta(), now, &wanted.terms())?;
         Some(Self { stale: stale.clone(), wait })
     }

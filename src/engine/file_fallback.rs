@@ -9,7 +9,7 @@
 use super::body_source::BodySource;
 use super::state::Engine;
 use super::target::RoutedRequest;
-use crate::cache::{Found, Hit};
+use crate::cache::{CachedObject, Hit};
 use crate::fill::{
     Asker, FillEpoch, FillOutcome, FillRole, FlightReader, JoinError, ObjectRequest, PageRequest,
     PassThroughBody,
@@ -194,10 +194,10 @@ impl FileFallback {
         }
     }
 
-    fn source(&self, found: &Found, offset: u64) -> Result<BodySource, FallbackError> {
+    fn source(&self, found: &CachedObject, offset: u64) -> Result<BodySource, FallbackError> {
         let bytes = match found {
-            Found::Hot(hot) => hot.body(),
-            Found::Stored(stored) => match &stored.body {
+            CachedObject::Hot(hot) => hot.body(),
+            CachedObject::Stored(stored) => match &stored.body {
                 StoredBody::File(_) if stored.sha256 != self.sha256 => {
                     return Err(FallbackError::Changed);
                 }

@@ -16,7 +16,7 @@ use super::target::{self, Path, RoutedRequest};
 use crate::client::BoxError;
 use crate::clock::Moment;
 use crate::policy;
-use crate::policy::request::{Plan, Refusal};
+use crate::policy::request::{RequestPlan, RequestRefusal};
 use crate::rfc::CdnLoop;
 use crate::rfc::authority::Authority;
 use bytes::Bytes;
@@ -146,26 +146,26 @@ impl Engine {
         &self,
         parts: &'p Parts,
         sites: &'s Sites,
-    ) -> Result<Route<'s, 'p>, Option<Refusal>> {
+    ) -> Result<Route<'s, 'p>, Option<RequestRefusal>> {
         let named = Authority::of_request(parts.version, &parts.uri, &parts.headers);
-        let named = named.map_err(Refusal::from)?;
+        let named = named.map_err(RequestRefusal::from)?;
         let site = sites.route(named.as_ref().map(|authority| &*authority.host));
         if let Some(site) = site.filter(|site| site.upstream.site.caching.is_some()) {
             return Ok(Route::Generic { site, passed: self.passed(parts)? });
         }
         let (method, upstream) = match policy::request::plan(&parts.method, &parts.headers)? {
-            Plan::Object { method, upstream } => (method, upstream),
-            Plan::Preflight => return Err(None),
+            RequestPlan::Object { method, upstream } => (method, upstream),
+            RequestPlan::Preflight => return Err(None),
         };
-        let site = site.ok_or(Refusal::UnknownHost)?;
+        let site = site.ok_or(RequestRefusal::UnknownHost)?;
         let passed = self.passed(parts)?;
         let path = Path::of(&parts.uri, self.limits.path_bytes_max)?;
         Ok(Route::Object(ObjectRoute { site, passed, path, method, upstream }))
     }
 
     /// The caches that a request has passed, an error if this one is among them.
-    fn passed(&self, parts: &Parts) -> Result<CdnLoop, Refusal> {
-        let passed = CdnLoop::of(&parts.headers).map_err(Refusal::from)?;
-        if passed.contains(&self.instance) { Err(Refusal::Loop) } else { Ok(passed) }
+    fn passed(&self, parts: &Parts) -> Result<CdnLoop, RequestRefusal> {
+        let passed = CdnLoop::of(&parts.headers).map_err(RequestRefusal::from)?;
+        if passed.contains(&self.instance) { Err(RequestRefusal::Loop) } else { Ok(passed) }
     }
 }

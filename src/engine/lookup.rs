@@ -8,7 +8,7 @@ use super::request_record::PendingRecord;
 use super::site::ServedSite;
 use super::site_pages;
 use super::target::{ObjectTarget, Path, RoutedRequest};
-use crate::cache::{Cache, Found, Hit, Stale};
+use crate::cache::{Cache, CachedObject, Hit, Stale};
 use crate::clock::Timestamp;
 use crate::config::Signatures;
 use crate::memory::Hot;
@@ -16,7 +16,7 @@ use crate::nix::Class;
 use crate::object::{Facts, Key, Proof};
 use crate::outcome::Outcome;
 use crate::policy;
-use crate::policy::request::{ReadMethod, Upstream};
+use crate::policy::request::{OriginUse, ReadMethod};
 use crate::rfc::CdnLoop;
 use crate::store::Stored;
 use http::HeaderMap;
@@ -29,7 +29,7 @@ pub(super) struct ObjectRoute<'s, 'p> {
     pub(super) passed: CdnLoop,
     pub(super) path: Path<'p>,
     pub(super) method: ReadMethod,
-    pub(super) upstream: Upstream,
+    pub(super) upstream: OriginUse,
 }
 
 impl ObjectRoute<'_, '_> {
@@ -47,12 +47,12 @@ pub(super) struct OwnedRoute {
     pub(super) passed: CdnLoop,
     pub(super) path: Path<'static>,
     pub(super) method: ReadMethod,
-    pub(super) upstream: Upstream,
+    pub(super) upstream: OriginUse,
 }
 
 /// What is stored and may be used as it is.
 enum StoredUse {
-    Object(Found, Outcome),
+    Object(CachedObject, Outcome),
     Absence(Arc<Hot>),
 }
 
@@ -75,11 +75,11 @@ pub(super) fn in_memory(
     }
     let hit = Key::with_text(site.key_space(), path.as_str(), |key| cache.peek(key));
     match usable(site, hit, now) {
-        Ok(StoredUse::Object(Found::Hot(hot), outcome)) => {
+        Ok(StoredUse::Object(CachedObject::Hot(hot), outcome)) => {
             Some((MemoryHit::Object(hot, outcome), class))
         }
         Ok(StoredUse::Absence(absence)) => Some((MemoryHit::Absence(absence), class)),
-        Ok(StoredUse::Object(Found::Stored(_), _)) | Err(_) => None,
+        Ok(StoredUse::Object(CachedObject::Stored(_), _)) | Err(_) => None,
     }
 }
 
@@ -95,8 +95,9 @@ pub(super) fn open_file(
         return None;
     }
     let key = Key::new(route.site.key_space(), route.path.as_str(), None);
-    let hit = Hit::Disk(Found::Stored(cache.recent(&key)?));
-    let Ok(StoredUse::Object(Found::Stored(stored), outcome)) = usable(route.site, Some(hit), now)
+    let hit = Hit::Disk(CachedObject::Stored(cache.recent(&key)?));
+    let Ok(StoredUse::Object(CachedObject::Stored(stored), outcome)) =
+        usable(route.site, Some(hit), now)
     else {
         return None;
     };
@@ -124,7 +125,11 @@ pub(super) async fn stored(request: &ReadRequest<'_>) -> Result<ClientAnswer, Op
 }
 
 /// What may be used as it is of the result of a look-up; else the stale object, if any.
-fn usable(site: &ServedSite, hit: Option<Hit>, now: Timestamp) -> Result<StoredUse, Option<Found>> {
+fn usable(
+    site: &ServedSite,
+    hit: Option<Hit>,
+    now: Timestamp,
+) -> Result<StoredUse, Option<CachedObject>> {
     let (found, outcome) = match hit {
         Some(Hit::Absent(absence)) => {
             let is_fresh = policy::freshness::judge(&absence.facts, now).is_fresh();

@@ -9,7 +9,7 @@ use crate::fill::{Asker, ObjectRequest, PageRequest};
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
-use crate::origin::Reason;
+use crate::origin::FetchReason;
 use crate::policy::generic::request::Wishes;
 use crate::rfc::CdnLoop;
 use http::HeaderMap;
@@ -60,7 +60,7 @@ impl Engine {
             class: classify(key.path()).filter(|_| key.query().is_none()).unwrap_or(Class::Nar),
             cdn_loop: CdnLoop::default().extended(&self.instance),
             asker: Asker::default(),
-            reason: Some(Reason::Heal),
+            reason: Some(FetchReason::Heal),
         };
         let Ok((_, flight)) = self.fills.join(wanted, None, None) else {
             return RefetchResult::Failed;

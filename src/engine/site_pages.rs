@@ -6,7 +6,7 @@ use super::body::AnswerBody;
 use super::site::ServedSite;
 use crate::config::CacheInfoOverride;
 use crate::nix::Class;
-use crate::nix::cache_info::Overrides;
+use crate::nix::cache_info::CacheInfoFields;
 use crate::nix::store_path::StoreDir;
 use crate::outcome::Outcome;
 use bytes::Bytes;
@@ -68,7 +68,7 @@ fn cache_info(answer: ClientAnswer, overrides: &CacheInfoOverride) -> ClientAnsw
         None => return answer,
     };
     let store_dir = overrides.store_dir.as_deref().and_then(|dir| StoreDir::new(dir).ok());
-    let overrides = Overrides {
+    let overrides = CacheInfoFields {
         store_dir,
         wants_mass_query: overrides.want_mass_query,
         priority: overrides.priority,

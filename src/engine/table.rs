@@ -9,7 +9,7 @@ use super::state::Engine;
 use super::target::RoutedRequest;
 use super::{lookup, ranges, site_pages};
 use crate::fill::Asker;
-use crate::policy::request::{ReadMethod, Refusal, Upstream};
+use crate::policy::request::{OriginUse, ReadMethod, RequestRefusal};
 use http::HeaderMap;
 use http::request::Parts;
 use std::sync::Arc;
@@ -42,8 +42,8 @@ async fn look_up(request: &ReadRequest<'_>) -> ClientAnswer {
         Ok(answer) => return answer,
         Err(stale) => stale,
     };
-    if routed.upstream == Upstream::StoredOnly {
-        return answer::refused(Refusal::NotStored);
+    if routed.upstream == OriginUse::StoredOnly {
+        return answer::refused(RequestRefusal::NotStored);
     }
     if stale.is_none() && routed.is_absent_by_filter() {
         return answer::absent_by_filter();

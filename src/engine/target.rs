@@ -3,11 +3,11 @@
 use super::site::ServedSite;
 use crate::cache::{Cache, ClaimUnknown};
 use crate::fill::{Asker, ObjectRequest};
-use crate::filter::Verdict;
+use crate::filter::FilterVerdict;
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
-use crate::policy::request::{ReadMethod, Refusal, Upstream};
+use crate::policy::request::{OriginUse, ReadMethod, RequestRefusal};
 use crate::rfc::CdnLoop;
 use crate::rfc::path::{PlainPath, canonicalise};
 use http::Uri;
@@ -37,7 +37,7 @@ pub(super) struct Path<'a> {
 
 impl<'a> Path<'a> {
     /// The path of `uri`, if its raw form has at most so many bytes.
-    pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, Refusal> {
+    pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, RequestRefusal> {
         let canonical = canonicalise(uri.path(), path_bytes_max)?;
         Ok(Self { has_query: uri.query().is_some(), ..Self::named(canonical) })
     }
@@ -76,14 +76,14 @@ pub(super) struct RoutedRequest {
     pub(super) passed: CdnLoop,
     pub(super) target: ObjectTarget,
     pub(super) method: ReadMethod,
-    pub(super) upstream: Upstream,
+    pub(super) upstream: OriginUse,
 }
 
 impl RoutedRequest {
     /// Whether the site's absence filter knows that there is no such object.
     pub(super) fn is_absent_by_filter(&self) -> bool {
         let Some(filter) = &self.site.filter else { return false };
-        filter.check(&self.target.path, self.target.class) == Some(Verdict::Absent)
+        filter.check(&self.target.path, self.target.class) == Some(FilterVerdict::Absent)
     }
 
     /// What this instance asks of a fill, for `asker`.
@@ -111,7 +111,7 @@ pub(super) async fn of(
     site: &ServedSite,
     path: Path<'_>,
     cache: &Cache,
-) -> Result<ObjectTarget, Refusal> {
+) -> Result<ObjectTarget, RequestRefusal> {
     let Path { canonical, class, has_query: _ } = path;
     let key = Key::new(site.key_space(), &canonical, None);
     let path: Arc<str> = canonical.into();
@@ -128,12 +128,12 @@ pub(super) async fn of(
         None if is_named(&key, cache).await? => {
             Ok(ObjectTarget { key, path, query: None, class: Class::Nar })
         }
-        None => Err(Refusal::OutsideCache),
+        None => Err(RequestRefusal::OutsideCache),
     }
 }
 
 /// Whether a narinfo is known to name the NAR `key`.
-async fn is_named(key: &Key, cache: &Cache) -> Result<bool, Refusal> {
+async fn is_named(key: &Key, cache: &Cache) -> Result<bool, RequestRefusal> {
     let claim = cache.claim(key).await;
-    claim.map(|claim| claim.is_some()).map_err(|_: ClaimUnknown| Refusal::ClaimUnknown)
+    claim.map(|claim| claim.is_some()).map_err(|_: ClaimUnknown| RequestRefusal::ClaimUnknown)
 }

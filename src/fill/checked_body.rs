@@ -6,7 +6,7 @@ use super::error::FillError;
 use super::proof::{Basis, ExpectedBody};
 use super::resources::Resources;
 use super::resumable_body::{BodySeed, BodySource, ResumableBody};
-use crate::cache::Ticket;
+use crate::cache::FenceEpoch;
 use crate::object::{Meta, Sha256};
 use crate::store::WITHHELD_BYTES;
 use aws_lc_rs::digest;
@@ -86,7 +86,7 @@ impl CheckedBody {
         body: ResumableBody,
         expected: ExpectedBody,
         resources: Arc<Resources>,
-        ticket: Ticket,
+        ticket: FenceEpoch,
     ) -> Box<Self> {
         let basis = resources.rejected_bodies.basis(ticket, &meta.key, &resources.cache);
         Self::from_basis((meta, body, expected), resources, basis)

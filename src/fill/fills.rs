@@ -11,12 +11,12 @@ use super::request::FillStart;
 use super::resources::Resources;
 use super::site_origins::SiteOrigins;
 use super::{heads, leader, page_leader};
-use crate::cache::{Cache, Stale, Ticket};
+use crate::cache::{Cache, FenceEpoch, Stale};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::Key;
-use crate::origin::{Forward, Response};
+use crate::origin::{ForwardRequest, Response};
 use crate::rfc::range::ByteRanges;
 use crate::tasks::Tasks;
 use std::sync::Arc;
@@ -154,7 +154,7 @@ impl Fills {
     pub async fn through(
         &self,
         upstream: &SiteOrigins,
-        forward: Forward,
+        forward: ForwardRequest,
     ) -> Result<Response, FillError> {
         Ok(page_request::forward(upstream, forward).await?)
     }
@@ -171,7 +171,7 @@ impl Fills {
     pub async fn keep(
         &self,
         request: &PageRequest,
-        (response, ticket): (Response, Ticket),
+        (response, ticket): (Response, FenceEpoch),
         now: Timestamp,
     ) -> FlightReader {
         page_leader::keep(&self.registry.resources, request, (response, ticket), now).await

@@ -4,12 +4,12 @@
 
 use super::checked_body::CheckedBody;
 use super::error::FillError;
-use super::object_request::AdmittedHead;
+use super::object_request::AdmittedObject;
 use super::pass_through::PassThroughBody;
 use super::readers::{FillReader, FillReaders};
 use super::relay::{Relay, RelayEntrance, WindowExtent};
 use super::site_origins::Demand;
-use crate::cache::{Found, Ticket};
+use crate::cache::{CachedObject, FenceEpoch};
 use crate::object::{Meta, Sha256};
 use crate::origin::Asker;
 use crate::store::{Broken, Follower, Growing};
@@ -37,14 +37,14 @@ pub enum FillOutcome {
     /// The object is whole and verified.
     Whole {
         /// The object.
-        found: Found,
+        found: CachedObject,
         /// How it came about.
         provenance: Provenance,
     },
     /// Its head, if only that was asked for.
     Head {
         /// What the origin said of it.
-        admitted: Arc<AdmittedHead>,
+        admitted: Arc<AdmittedObject>,
         /// Bytes of its body, if the origin told.
         length: Option<u64>,
     },
@@ -74,7 +74,7 @@ pub enum Provenance {
 /// The one fetch of a key under way.
 #[derive(Debug)]
 pub struct Flight {
-    pub(super) ticket: Ticket,
+    pub(super) ticket: FenceEpoch,
     pub(super) readers: FillReaders,
     begun: Instant,
     outcome: watch::Sender<Option<FillOutcome>>,
@@ -87,7 +87,7 @@ pub struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(ticket: Ticket) -> Self {
+    pub(super) fn new(ticket: FenceEpoch) -> Self {
         Self {
             ticket,
             readers: FillReaders::default(),
@@ -248,7 +248,7 @@ pub struct FlightReader {
 
 impl FlightReader {
     /// The first reader of a new flight.
-    pub(super) fn first(ticket: Ticket) -> Self {
+    pub(super) fn first(ticket: FenceEpoch) -> Self {
         let flight = Flight::new(ticket);
         let reader = FillReader::first(&flight.readers);
         Self { flight: Arc::new(flight), reader }

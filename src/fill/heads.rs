@@ -6,7 +6,7 @@ use super::error::{FillError, JoinError};
 use super::flight::{FillOutcome, FlightReader};
 use super::object_request::ObjectRequest;
 use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
-use crate::origin::{Answer, FetchError, Method};
+use crate::origin::{FetchError, Method, OriginAnswer};
 use crate::policy::response::Times;
 use std::sync::Arc;
 
@@ -33,19 +33,19 @@ async fn ask(landing: &LeadGuard, request: &ObjectRequest) -> Result<FillOutcome
     let resources = landing.resources();
     let ask = request.sourced(&resources.cache, request.ask(Method::Head)).await;
     match request.upstream.origins.fetch(&ask).await? {
-        Answer::Found(response) => {
+        OriginAnswer::Found(response) => {
             let admitted = Arc::new(request.admit(&response)?);
             Ok(FillOutcome::Head { admitted, length: response.content_length })
         }
-        Answer::Absent { headers, origin, request_time, response_time } => {
+        OriginAnswer::Absent { headers, origin, request_time, response_time } => {
             let times = Times { request: request_time, response: response_time };
             let (meta, keep) = request.absence(&headers, origin, times);
             Ok(FillOutcome::Absent(resources.absent(landing.flight.ticket, meta, keep).await))
         }
-        Answer::NotModified { origin, .. } => {
+        OriginAnswer::NotModified { origin, .. } => {
             Err(unasked(request.upstream.origins.name(origin), "304"))
         }
-        Answer::Changed => Err(unasked("one of several".into(), "412 or 416")),
+        OriginAnswer::Changed => Err(unasked("one of several".into(), "412 or 416")),
     }
 }
 

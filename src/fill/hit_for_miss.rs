@@ -2,7 +2,7 @@
 //! minute no request for such an object waits for the answer to another request. One map for each
 //! kind of fetch, bounded. A stored answer or a purge ends the minute. A short lock of its own.
 
-use crate::cache::{Cache, Ticket};
+use crate::cache::{Cache, FenceEpoch};
 use crate::clock::Timestamp;
 use crate::object::Key;
 use quick_cache::sync::Cache as Recent;
@@ -15,7 +15,7 @@ const OBJECTS_MAX: usize = 16_384;
 
 /// The objects that each request asks for itself.
 #[derive(Debug)]
-pub(super) struct HitForMiss(Recent<Key, (Timestamp, Ticket)>);
+pub(super) struct HitForMiss(Recent<Key, (Timestamp, FenceEpoch)>);
 
 impl Default for HitForMiss {
     fn default() -> Self {
@@ -25,7 +25,7 @@ impl Default for HitForMiss {
 
 impl HitForMiss {
     /// The answer that came at `now`, to a fetch with this ticket, could not be shared.
-    pub(super) fn begin(&self, key: &Key, now: Timestamp, ticket: Ticket) {
+    pub(super) fn begin(&self, key: &Key, now: Timestamp, ticket: FenceEpoch) {
         self.0.insert(key.clone(), (now.plus(ALONE), ticket));
     }
 
@@ -54,7 +54,7 @@ mod tests {
     /// FAULTS.md S6.
     #[tokio::test]
     async fn a_clock_that_is_set_back_does_not_lengthen_the_minute() {
-        let settings = config::Memory { size: 1 << 20, absent_size: 1 << 16 };
+        let settings = config::MemorySettings { size: 1 << 20, absent_size: 1 << 16 };
         let cache =
             Cache::new(Memory::new(&settings, &Metrics::new().unwrap()), None, Tasks::new());
         let manual = ManualClock::starting_at(Timestamp::from_secs(100_000));

@@ -6,7 +6,7 @@ use super::body_origins::BodyOrigins;
 use super::checked_body::CheckedBody;
 use super::error::{FillError, JoinError, Rejection};
 use super::flight::{FillOutcome, Flight, FlightReader, Provenance};
-use super::object_request::{AdmittedHead, Keep, ObjectRequest};
+use super::object_request::{AdmittedObject, Keep, ObjectRequest};
 use super::parallel::{ParallelBody, ParallelStart, RangeSupport};
 use super::pass_through::PassThroughBody;
 use super::proof::{self, Advice, ExpectedBody, TRIES_MAX, better_lifetime};
@@ -15,11 +15,11 @@ use super::relay::WindowExtent;
 use super::request::FillStart;
 use super::resources::Resources;
 use super::resumable_body::{self, BodyRequest, BodySource, ResumableBody};
-use crate::cache::{ClaimOf, Found, PublishError, SMALL_BYTES_MAX};
+use crate::cache::{CachedObject, ClaimOf, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Meta, Proof, Sha256};
-use crate::origin::{Answer, Ask, FetchError, Method, Response};
+use crate::origin::{Ask, FetchError, Method, OriginAnswer, Response};
 use crate::policy;
 use crate::policy::response::{Coding, Times};
 use crate::store::{ObjectWriter, Withhold};
@@ -158,7 +158,7 @@ impl ObjectFill<'_> {
 
     async fn try_once(
         &self,
-        stale: Option<Found>,
+        stale: Option<CachedObject>,
         mut ask: Ask,
         body_origins: &BodyOrigins,
     ) -> Result<&'static str, FillError> {
@@ -170,32 +170,35 @@ impl ObjectFill<'_> {
         }
         let answer = self.fetch(&ask).await?;
         match (answer, stale) {
-            (Answer::Found(response), _) => self.found(ask, response, body_origins).await,
-            (Answer::Absent { headers, origin, request_time, response_time }, _) => {
+            (OriginAnswer::Found(response), _) => self.found(ask, response, body_origins).await,
+            (OriginAnswer::Absent { headers, origin, request_time, response_time }, _) => {
                 let times = Times { request: request_time, response: response_time };
                 Ok(self.absent(&headers, origin, times).await)
             }
-            (Answer::NotModified { headers, origin, request_time, response_time }, Some(stale)) => {
+            (
+                OriginAnswer::NotModified { headers, origin, request_time, response_time },
+                Some(stale),
+            ) => {
                 let times = Times { request: request_time, response: response_time };
                 self.confirmed(stale, &headers, (origin, times), body_origins).await
             }
-            (Answer::NotModified { origin, .. }, None) => {
+            (OriginAnswer::NotModified { origin, .. }, None) => {
                 Err(self.protocol(origin, "304 to a request without conditions"))
             }
-            (Answer::Changed, _) => {
+            (OriginAnswer::Changed, _) => {
                 Err(self.protocol(0, "412 or 416 to a request for the whole object"))
             }
         }
     }
 
-    async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FillError> {
+    async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FillError> {
         let fetching = self.request.upstream.origins.fetch(ask);
         Ok(self.flight.readers.while_open(fetching).await??)
     }
 
     async fn confirmed(
         &self,
-        stale: Found,
+        stale: CachedObject,
         headers: &HeaderMap,
         (origin, times): (usize, Times),
         body_origins: &BodyOrigins,
@@ -207,12 +210,12 @@ impl ObjectFill<'_> {
             let ask =
                 self.request.sourced(&self.resources.cache, self.request.ask(Method::Get)).await;
             return match self.fetch(&ask).await? {
-                Answer::Found(response) => self.found(ask, response, body_origins).await,
-                Answer::Absent { headers, origin, request_time, response_time } => {
+                OriginAnswer::Found(response) => self.found(ask, response, body_origins).await,
+                OriginAnswer::Absent { headers, origin, request_time, response_time } => {
                     let times = Times { request: request_time, response: response_time };
                     Ok(self.absent(&headers, origin, times).await)
                 }
-                Answer::NotModified { .. } | Answer::Changed => {
+                OriginAnswer::NotModified { .. } | OriginAnswer::Changed => {
                     Err(self.protocol(origin, "304 to a request without conditions"))
                 }
             };
@@ -238,7 +241,7 @@ impl ObjectFill<'_> {
     ) -> Result<&'static str, FillError> {
         let request = self.request;
         body_origins.add(response.origin, &response.origin_name);
-        let AdmittedHead { meta, keep, coding, upstream_status } = request.admit(&response)?;
+        let AdmittedObject { meta, keep, coding, upstream_status } = request.admit(&response)?;
         self.flight.set_upstream_status(upstream_status);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
         let expected = match coding {
@@ -337,7 +340,7 @@ impl ObjectFill<'_> {
                 Err(error) => log_not_kept(&meta, &error),
             }
         }
-        let found = Found::Hot(Arc::new(Hot::new(&meta, &collected)));
+        let found = CachedObject::Hot(Arc::new(Hot::new(&meta, &collected)));
         self.flight.announce(FillOutcome::Whole { found, provenance: Provenance::NotStored });
         Ok("not_stored")
     }

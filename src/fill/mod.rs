@@ -37,7 +37,7 @@ pub use crate::origin::Asker;
 pub use error::{FillError, JoinError, Rejection};
 pub use fills::Fills;
 pub use flight::{FillOutcome, Flight, FlightReader, GrowingReader, Provenance};
-pub use object_request::{AdmittedHead, Keep, ObjectRequest};
+pub use object_request::{AdmittedObject, Keep, ObjectRequest};
 pub use page_request::PageRequest;
 pub use pass_through::PassThroughBody;
 pub use proof::SiteKeys;

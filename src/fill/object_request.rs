@@ -5,12 +5,12 @@ use super::error::{FillError, Rejection};
 use super::proof::ExpectedBody;
 use super::site_origins::{Demand, SiteOrigins};
 use crate::cache::Cache;
-use crate::config::{Terms, Turn};
+use crate::config::{AskOrder, LifetimeTerms};
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Ask, Asker, Method, Reason, Response, Retries};
+use crate::origin::{Ask, Asker, FetchReason, Method, Response, Retries};
 use crate::policy;
-use crate::policy::response::{Admission, Coding, Reply, Times, Verdict};
+use crate::policy::response::{AdmittedHead, Coding, ObjectReply, ObjectVerdict, Times};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
@@ -32,12 +32,12 @@ pub struct ObjectRequest {
     /// The client that asks.
     pub asker: Asker,
     /// Why, if the request for it does not tell by itself.
-    pub reason: Option<Reason>,
+    pub reason: Option<FetchReason>,
 }
 
 /// A response that may be sent to a client.
 #[derive(Debug, Clone)]
-pub struct AdmittedHead {
+pub struct AdmittedObject {
     /// Its head.
     pub meta: Meta,
     /// Whether it may be stored.
@@ -94,7 +94,8 @@ impl ObjectRequest {
         let position = claim.source.and_then(|source| self.upstream.trusted.position(source));
         let Some(position) = position else { return ask };
         let turns = origins.get(position).map(|origin| &origin.turns);
-        let is_asked = turns.is_some_and(|turns| turns.turn(self.class, &self.path) != Turn::Never);
+        let is_asked =
+            turns.is_some_and(|turns| turns.turn(self.class, &self.path) != AskOrder::Never);
         let is_proven = ExpectedBody::of(&self.path, Some(&claim)).file_hash.is_some();
         if is_proven || !is_asked {
             return Ask { prefer: Some(position), ..ask };
@@ -103,12 +104,12 @@ impl ObjectRequest {
     }
 
     /// How long what is wanted stays fresh, and serves when it is not.
-    pub fn terms(&self) -> Terms {
+    pub fn terms(&self) -> LifetimeTerms {
         self.upstream.site.lifetimes.of(self.class, self.key.path())
     }
 
     /// The head of what an origin sent, and what may be done with it.
-    pub fn admit(&self, response: &Response) -> Result<AdmittedHead, FillError> {
+    pub fn admit(&self, response: &Response) -> Result<AdmittedObject, FillError> {
         self.admit_head(response, response.status, &response.headers)
     }
 
@@ -117,24 +118,24 @@ impl ObjectRequest {
         response: &Response,
         status: StatusCode,
         headers: &HeaderMap,
-    ) -> Result<AdmittedHead, FillError> {
+    ) -> Result<AdmittedObject, FillError> {
         let times = Times { request: response.request_time, response: response.response_time };
-        let reply = Reply { class: self.class, status, headers, times };
+        let reply = ObjectReply { class: self.class, status, headers, times };
         let (keep, admission) = match policy::response::admit(&reply, &self.terms()) {
-            Verdict::Store(admission) => (Keep::IfVerified, admission),
-            Verdict::Pass(reason, admission) => {
+            ObjectVerdict::Store(admission) => (Keep::IfVerified, admission),
+            ObjectVerdict::Pass(reason, admission) => {
                 let (path, reason) = (self.key.path(), reason.as_str());
                 tracing::debug!(path, reason, "response not storable");
                 (Keep::Never, admission)
             }
-            Verdict::Unusable(fault) => {
+            ObjectVerdict::Unusable(fault) => {
                 return Err(FillError::Rejected {
                     origin: Arc::clone(&response.origin_name),
                     rejection: Rejection::Head { detail: fault.to_string() },
                 });
             }
         };
-        Ok(AdmittedHead {
+        Ok(AdmittedObject {
             keep,
             coding: admission.coding,
             meta: self.meta(StatusCode::OK, &response.origin_name, times, &admission),
@@ -147,7 +148,7 @@ impl ObjectRequest {
         &self,
         response: &Response,
         length: u64,
-    ) -> Result<AdmittedHead, FillError> {
+    ) -> Result<AdmittedObject, FillError> {
         let mut headers = response.headers.clone();
         headers.remove(header::CONTENT_RANGE);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -162,7 +163,7 @@ impl ObjectRequest {
             let meta = self.meta(StatusCode::NOT_FOUND, &origin, times, &admission);
             return (meta, Keep::IfVerified);
         }
-        let unkept = Admission {
+        let unkept = AdmittedHead {
             headers: HeaderMap::new(),
             lifetime: Lifetime::Seconds(0),
             age_at_response: 0,
@@ -178,7 +179,7 @@ impl ObjectRequest {
         status: StatusCode,
         origin: &Arc<str>,
         times: Times,
-        admission: &Admission,
+        admission: &AdmittedHead,
     ) -> Meta {
         Meta {
             key: self.key.clone(),

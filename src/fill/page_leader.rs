@@ -20,7 +20,9 @@ use super::relay::WindowExtent;
 use super::request::FillStart;
 use super::resources::{Resources, RunningCount};
 use super::resumable_body::{BodyCheck, BodyRequest, BodySource, ResumableBody};
-use crate::cache::{Cache, Found, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale, Ticket};
+use crate::cache::{
+    Cache, CachedObject, FenceEpoch, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale,
+};
 use crate::clock::Timestamp;
 use crate::config::{Caching, CachingRule};
 use crate::memory::Hot;
@@ -30,7 +32,9 @@ use crate::origin::Response;
 use crate::policy::generic::Directives;
 use crate::policy::generic::fields::Divided;
 use crate::policy::generic::reuse::{Outage, may_bridge};
-use crate::policy::generic::storing::{self, Confirmed, PassReason, Reply, Storable, Verdict};
+use crate::policy::generic::storing::{
+    self, Confirmation, GenericPassReason, GenericReply, StorableResponse, StoringVerdict,
+};
 use crate::policy::response::Times;
 use crate::policy::revalidation;
 use crate::rfc::Validators;
@@ -58,7 +62,7 @@ pub(super) fn join(
 pub(super) fn join_with(
     registry: &Arc<Registry>,
     request: PageRequest,
-    (given, ticket): (Response, Ticket),
+    (given, ticket): (Response, FenceEpoch),
     now: Timestamp,
 ) -> Result<(FillRole, FlightReader), JoinError> {
     let before = FillStart::Given(Box::new(given), ticket);
@@ -106,7 +110,7 @@ pub(super) fn begin_alone(
 pub(super) async fn keep(
     resources: &Arc<Resources>,
     request: &PageRequest,
-    (response, ticket): (Response, Ticket),
+    (response, ticket): (Response, FenceEpoch),
     now: Timestamp,
 ) -> FlightReader {
     let flight = FlightReader::first(ticket);
@@ -154,7 +158,7 @@ impl PageFill<'_> {
         &self.resources.cache
     }
 
-    async fn run(&self, stale: Option<Found>) -> Result<&'static str, FillError> {
+    async fn run(&self, stale: Option<CachedObject>) -> Result<&'static str, FillError> {
         let request = self.request;
         let Some(caching) = request.caching() else { return Err(FillError::NoResult) };
         let rule = caching.rule(request.key.path());
@@ -202,7 +206,7 @@ impl PageFill<'_> {
     /// Renews what a 304 confirmed; false if it speaks of another response than the stored one.
     async fn confirmed(
         &self,
-        stale: &Found,
+        stale: &CachedObject,
         response: &Response,
         (caching, rule): (&Caching, &CachingRule),
     ) -> bool {
@@ -215,7 +219,7 @@ impl PageFill<'_> {
         }
         let times = Times { request: response.request_time, response: response.response_time };
         let (status, wishes) = (old.status, &self.request.wishes);
-        let reply = Reply { status, headers: &response.headers, wishes, times };
+        let reply = GenericReply { status, headers: &response.headers, wishes, times };
         let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
         let meta = |headers, lifetime| Meta {
             request_time: times.request,
@@ -228,20 +232,23 @@ impl PageFill<'_> {
         };
         let for_one = |shared| stale.with_meta(Arc::new(meta(shared, Lifetime::Seconds(0))));
         let (found, provenance, own) = match confirmed {
-            Confirmed::Renewed(storable) if self.selects(&storable, &old.variant) => {
-                let Storable { fields: Divided { shared, own }, lifetime, .. } = storable;
+            Confirmation::Renewed(storable) if self.selects(&storable, &old.variant) => {
+                let StorableResponse { fields: Divided { shared, own }, lifetime, .. } = storable;
                 let meta = meta(shared, lifetime);
                 let found = self.cache().touch(self.flight.ticket, stale.clone(), meta).await;
                 (found, Provenance::Confirmed, own)
             }
             // A request that selects another variant by the same fields says nothing of this one.
-            Confirmed::Renewed(Storable { fields, varies, .. }) if varies.is_by(&old.variant) => {
+            Confirmation::Renewed(StorableResponse { fields, varies, .. })
+                if varies.is_by(&old.variant) =>
+            {
                 (for_one(fields.shared), Provenance::ConfirmedForOne, fields.own)
             }
-            Confirmed::ForOne(Divided { shared, own }) => {
+            Confirmation::ForOne(Divided { shared, own }) => {
                 (for_one(shared), Provenance::ConfirmedForOne, own)
             }
-            Confirmed::Renewed(Storable { fields, .. }) | Confirmed::Withdrawn(fields) => {
+            Confirmation::Renewed(StorableResponse { fields, .. })
+            | Confirmation::Withdrawn(fields) => {
                 self.cache().purge(Scope::Key(old.key.clone()), Purging::Soft).await;
                 (for_one(fields.shared), Provenance::NotStored, fields.own)
             }
@@ -252,7 +259,7 @@ impl PageFill<'_> {
     }
 
     /// Whether the request selects `variant` of a response.
-    fn selects(&self, storable: &Storable, variant: &Variant) -> bool {
+    fn selects(&self, storable: &StorableResponse, variant: &Variant) -> bool {
         storable.varies.select(&self.request.headers).is_some_and(|own| own == *variant)
     }
 
@@ -264,16 +271,18 @@ impl PageFill<'_> {
         let times = Times { request: response.request_time, response: response.response_time };
         let wishes = &self.request.wishes;
         let (status, headers) = (response.status, &response.headers);
-        let reply = Reply { status, headers, wishes, times };
+        let reply = GenericReply { status, headers, wishes, times };
         let (storable, variant) = match storing::admit(&reply, rule, &caching.targeted) {
-            Verdict::Store(storable) => match storable.varies.select(&self.request.headers) {
-                Some(variant) => (storable, variant),
-                None => return Ok(self.pass(response, PassReason::VaryAny)),
-            },
-            Verdict::Pass(reason) => return Ok(self.pass(response, reason)),
+            StoringVerdict::Store(storable) => {
+                match storable.varies.select(&self.request.headers) {
+                    Some(variant) => (storable, variant),
+                    None => return Ok(self.pass(response, GenericPassReason::VaryAny)),
+                }
+            }
+            StoringVerdict::Pass(reason) => return Ok(self.pass(response, reason)),
         };
         if !response.is_framed {
-            return Ok(self.pass(response, PassReason::Unframed));
+            return Ok(self.pass(response, GenericPassReason::Unframed));
         }
         self.resources.hit_for_miss.end(&self.request.key);
         self.flight.set_own(storable.fields.own.clone());
@@ -285,13 +294,13 @@ impl PageFill<'_> {
     }
 
     /// Gives the answer to the one reader that caused it.
-    fn pass(&self, response: Response, reason: PassReason) -> &'static str {
+    fn pass(&self, response: Response, reason: GenericPassReason) -> &'static str {
         let key = &self.request.key;
         tracing::debug!(path = key.path(), reason = reason.as_str(), "response not storable");
         // What one request says about itself is no reason that other requests do not share an
         // answer, nor is an error: the next answer may be one for all.
         let is_of_request =
-            matches!(reason, PassReason::RequestNoStore | PassReason::Authorization);
+            matches!(reason, GenericPassReason::RequestNoStore | GenericPassReason::Authorization);
         let is_error = response.status.is_client_error() || response.status.is_server_error();
         if !is_of_request && !is_error {
             let now = response.response_time.edge;
@@ -354,7 +363,7 @@ impl PageFill<'_> {
             Ok(found) => (found, Provenance::Stored, "stored"),
             Err(error) => {
                 not_kept(&meta, &error);
-                let hot = Found::Hot(Arc::new(Hot::new(&meta, &body)));
+                let hot = CachedObject::Hot(Arc::new(Hot::new(&meta, &body)));
                 (hot, Provenance::NotStored, "not_stored")
             }
         };

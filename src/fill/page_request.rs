@@ -5,10 +5,14 @@ use super::site_origins::{Demand, SiteOrigins};
 use crate::config::Caching;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
-use crate::origin::{Answer, Asker, FetchError, Forward, Interim, Response, Retries};
+use crate::origin::{
+    Asker, FetchError, ForwardRequest, InterimObserver, OriginAnswer, Response, Retries,
+};
 use crate::policy::generic::fields;
 use crate::policy::generic::request::Wishes;
-use crate::policy::generic::storing::{self, PassReason, Reply, Storable, Verdict};
+use crate::policy::generic::storing::{
+    self, GenericPassReason, GenericReply, StorableResponse, StoringVerdict,
+};
 use crate::policy::response::Times;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use std::fmt;
@@ -32,7 +36,7 @@ pub struct PageRequest {
     /// The client that asks.
     pub asker: Asker,
     /// What hears of interim answers.
-    pub interim: Option<Interim>,
+    pub interim: Option<InterimObserver>,
 }
 
 /// A stretch of a response that has come in part.
@@ -60,8 +64,8 @@ impl PageRequest {
         Demand { asker: self.asker, class: Class::Other, upstream }
     }
 
-    pub(super) fn forward(&self, headers: HeaderMap) -> Forward {
-        Forward {
+    pub(super) fn forward(&self, headers: HeaderMap) -> ForwardRequest {
+        ForwardRequest {
             method: Method::GET,
             path: Arc::clone(&self.path),
             query: self.query.clone(),
@@ -88,7 +92,7 @@ impl PageRequest {
             headers.insert(header::IF_RANGE, same.clone());
         }
         let retries = rest.retries;
-        let asked = Forward { only, interim: None, retries, ..self.forward(headers) };
+        let asked = ForwardRequest { only, interim: None, retries, ..self.forward(headers) };
         forward(&self.upstream, asked).await
     }
 
@@ -104,17 +108,20 @@ impl PageRequest {
     }
 
     /// As [`PageRequest::rest`], of any origin; what may not be stored is not the same any more.
-    pub(super) async fn piece(&self, rest: PageRange<'_>) -> Result<Answer<Response>, FetchError> {
+    pub(super) async fn piece(
+        &self,
+        rest: PageRange<'_>,
+    ) -> Result<OriginAnswer<Response>, FetchError> {
         Ok(match self.rest(rest, None).await? {
-            Answer::Found(response) => {
+            OriginAnswer::Found(response) => {
                 let is_part = response.status == StatusCode::PARTIAL_CONTENT;
                 let is_same = response.headers.get(header::ETAG) == rest.same;
                 let may_stay = is_same && (!is_part || self.permits(&response));
-                if may_stay { Answer::Found(response) } else { Answer::Changed }
+                if may_stay { OriginAnswer::Found(response) } else { OriginAnswer::Changed }
             }
-            answer @ (Answer::NotModified { .. } | Answer::Absent { .. } | Answer::Changed) => {
-                answer
-            }
+            answer @ (OriginAnswer::NotModified { .. }
+            | OriginAnswer::Absent { .. }
+            | OriginAnswer::Changed) => answer,
         })
     }
 
@@ -123,19 +130,21 @@ impl PageRequest {
         &self,
         rest: PageRange<'_>,
         only: Option<usize>,
-    ) -> Result<Answer<Response>, FetchError> {
+    ) -> Result<OriginAnswer<Response>, FetchError> {
         let response = self.stretch(rest, only).await?;
         let (origin, headers) = (response.origin, response.headers.clone());
         let (request_time, response_time) = (response.request_time, response.response_time);
         Ok(match response.status {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Answer::Found(response),
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => OriginAnswer::Found(response),
             StatusCode::NOT_MODIFIED => {
-                Answer::NotModified { headers, origin, request_time, response_time }
+                OriginAnswer::NotModified { headers, origin, request_time, response_time }
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => {
-                Answer::Absent { headers, origin, request_time, response_time }
+                OriginAnswer::Absent { headers, origin, request_time, response_time }
             }
-            StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => Answer::Changed,
+            StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => {
+                OriginAnswer::Changed
+            }
             status => {
                 let origin = response.origin_name;
                 return Err(FetchError::Status { origin, status, retry_after_seconds: None });
@@ -147,7 +156,12 @@ impl PageRequest {
         self.upstream.site.caching.as_ref()
     }
 
-    pub(super) fn meta(&self, response: &Response, storable: Storable, variant: Variant) -> Meta {
+    pub(super) fn meta(
+        &self,
+        response: &Response,
+        storable: StorableResponse,
+        variant: Variant,
+    ) -> Meta {
         let key = if variant.is_empty() { self.key.clone() } else { self.key.variant(&variant) };
         Meta {
             key,
@@ -166,12 +180,16 @@ impl PageRequest {
         let times = Times { request: response.request_time, response: response.response_time };
         let (status, headers, wishes) = (StatusCode::OK, &response.headers, &self.wishes);
         let rule = caching.rule(self.key.path());
-        match storing::admit(&Reply { status, headers, wishes, times }, rule, &caching.targeted) {
-            Verdict::Store(storable) => {
+        match storing::admit(
+            &GenericReply { status, headers, wishes, times },
+            rule,
+            &caching.targeted,
+        ) {
+            StoringVerdict::Store(storable) => {
                 storable.varies.select(&self.headers).is_some_and(|variant| variant.is_empty())
             }
             // Stale as it comes, and nothing to confirm it by but the tag that ties the parts.
-            Verdict::Pass(reason) => reason == PassReason::Useless,
+            StoringVerdict::Pass(reason) => reason == GenericPassReason::Useless,
         }
     }
 }
@@ -179,7 +197,7 @@ impl PageRequest {
 /// Sends a request on, and dates its answer.
 pub(super) async fn forward(
     upstream: &SiteOrigins,
-    forward: Forward,
+    forward: ForwardRequest,
 ) -> Result<Response, FetchError> {
     let mut response = upstream.origins.forward(forward).await?;
     let times = Times { request: response.request_time, response: response.response_time };

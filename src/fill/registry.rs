@@ -6,7 +6,7 @@ use super::error::JoinError;
 use super::flight::{Flight, FlightReader};
 use super::resources::Resources;
 use super::site_origins::Demand;
-use crate::cache::Ticket;
+use crate::cache::FenceEpoch;
 use crate::object::Key;
 use crate::origin::Method;
 use crate::sync::Mutex;
@@ -69,7 +69,7 @@ pub(super) struct JoinRequest<'k> {
     /// When the cache was looked at: see `Fills::join`.
     pub(super) looked: Option<FillEpoch>,
     /// The ticket of what is here already; without one a flight begins with one of this moment.
-    pub(super) ticket: Option<Ticket>,
+    pub(super) ticket: Option<FenceEpoch>,
 }
 
 impl Registry {

@@ -5,7 +5,7 @@ use super::object_request::ObjectRequest;
 use super::page_request::PageRequest;
 use super::proof::ExpectedBody;
 use super::site_origins::{Demand, SiteOrigins};
-use crate::cache::{Cache, Stale, Ticket};
+use crate::cache::{Cache, FenceEpoch, Stale};
 use crate::object::Key;
 use crate::origin::Response;
 use crate::policy::response::Coding;
@@ -27,12 +27,12 @@ pub(super) enum FillStart {
     /// What is stored, to be confirmed.
     Stale(Option<Stale>),
     /// An answer to GET, and a ticket of the moment before it was asked for.
-    Given(Box<Response>, Ticket),
+    Given(Box<Response>, FenceEpoch),
 }
 
 impl FillStart {
     /// The ticket that a fill has from what is here.
-    pub(super) fn ticket(&self) -> Option<Ticket> {
+    pub(super) fn ticket(&self) -> Option<FenceEpoch> {
         match self {
             Self::Stale(_) => None,
             Self::Given(_, ticket) => Some(*ticket),

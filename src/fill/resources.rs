@@ -7,7 +7,7 @@ use super::object_request::Keep;
 use super::parallel::ParallelLimits;
 use super::places::FillPlaces;
 use super::proof::{Advice, Basis, RejectedBodies};
-use crate::cache::{Cache, Ticket};
+use crate::cache::{Cache, FenceEpoch};
 use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
@@ -58,7 +58,7 @@ impl Resources {
     }
 
     /// Remembers an absence with this head, if it may be kept, of a fetch with this ticket.
-    pub(super) async fn absent(&self, ticket: Ticket, meta: Meta, keep: Keep) -> Arc<Meta> {
+    pub(super) async fn absent(&self, ticket: FenceEpoch, meta: Meta, keep: Keep) -> Arc<Meta> {
         let meta = Arc::new(meta);
         if keep == Keep::IfVerified
             && let Err(error) = self.cache.publish_absent(ticket, Arc::clone(&meta)).await

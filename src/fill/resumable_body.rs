@@ -21,14 +21,14 @@ use super::page_request::{PageRange, PageRequest};
 use super::proof::ExpectedBody;
 use super::resume_deadline::{EmptyRound, ResumeDeadline};
 use super::site_origins::SiteOrigins;
-use crate::config::{OriginTurns, Turn};
+use crate::config::{AskOrder, OriginTurns};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::Key;
 use crate::origin::{
-    Answer, Ask, BodyError, FetchError, RangeAsked, Response, ResponseBody, Retries,
+    Ask, BodyError, FetchError, OriginAnswer, RangeAsked, Response, ResponseBody, Retries,
 };
-use crate::policy::continuation::{self, Begun, Tie};
+use crate::policy::continuation::{self, BrokenBody, Tie};
 use crate::rfc::EntityTag;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -74,7 +74,7 @@ impl BodyRequest {
         }
     }
 
-    fn turn(&self, turns: &OriginTurns) -> Turn {
+    fn turn(&self, turns: &OriginTurns) -> AskOrder {
         match self {
             Self::Object(ask) => turns.turn(ask.class, &ask.path),
             Self::Page(request) => turns.turn(Class::Other, &request.path),
@@ -164,7 +164,7 @@ impl ResumableBody {
         let deadline = origins.get(response.origin).map(|origin| origin.timeouts.resume);
         let is_asked = |position: &usize| {
             let turns = origins.get(*position).map(|origin| &origin.turns);
-            turns.is_some_and(|turns| source.request.turn(turns) != Turn::Never)
+            turns.is_some_and(|turns| source.request.turn(turns) != AskOrder::Never)
         };
         let (last, first): (Vec<_>, Vec<_>) = (0..origins.len())
             .filter(is_asked)
@@ -404,15 +404,17 @@ impl ResumableBody {
 
     async fn ask_one(&mut self, position: usize) -> ResumeResult {
         let unfit = match self.ask_for_the_rest(position).await {
-            Ok(Answer::Found(response)) => match self.take_over(response) {
+            Ok(OriginAnswer::Found(response)) => match self.take_over(response) {
                 Ok(()) => return ResumeResult::Yes,
                 Err(unfit) => unfit,
             },
-            Ok(Answer::Changed) => "412 or 416: it has another object".to_owned(),
-            Ok(Answer::NotModified { .. }) => "304 to a request without conditions".to_owned(),
+            Ok(OriginAnswer::Changed) => "412 or 416: it has another object".to_owned(),
+            Ok(OriginAnswer::NotModified { .. }) => {
+                "304 to a request without conditions".to_owned()
+            }
             Err(FetchError::Protocol { detail, .. }) => detail,
             // A gateway may answer 404 while the object cannot be reached behind it.
-            Ok(Answer::Absent { .. }) => {
+            Ok(OriginAnswer::Absent { .. }) => {
                 return self.not_now(position, EmptyRound::Answered, "no such object");
             }
             Err(error) => {
@@ -427,7 +429,10 @@ impl ResumableBody {
         ResumeResult::Never
     }
 
-    async fn ask_for_the_rest(&self, position: usize) -> Result<Answer<Response>, FetchError> {
+    async fn ask_for_the_rest(
+        &self,
+        position: usize,
+    ) -> Result<OriginAnswer<Response>, FetchError> {
         let by_etag = self.checked == BodyCheck::ByLength;
         let ask = match &self.source.request {
             BodyRequest::Object(ask) => Ask {
@@ -492,7 +497,7 @@ impl ResumableBody {
             BodyCheck::ByHash => &none,
             BodyCheck::ByLength => &self.headers,
         };
-        let begun = Begun { headers, length: self.total, offset: self.received };
+        let begun = BrokenBody { headers, length: self.total, offset: self.received };
         let (status, headers) = (response.status, &response.headers);
         let checked = match self.end {
             Some(end) => {
@@ -619,10 +624,10 @@ impl BodySeed {
         };
         let upstream = Arc::clone(&self.source.upstream);
         let response = match upstream.origins.fetch(&ask).await {
-            Ok(Answer::Found(response)) => response,
-            Ok(Answer::Changed) => return Err("412 or 416: it is another object".to_owned()),
-            Ok(Answer::NotModified { .. }) => return Err("304 without conditions".to_owned()),
-            Ok(Answer::Absent { .. }) => return Err("no such object".to_owned()),
+            Ok(OriginAnswer::Found(response)) => response,
+            Ok(OriginAnswer::Changed) => return Err("412 or 416: it is another object".to_owned()),
+            Ok(OriginAnswer::NotModified { .. }) => return Err("304 without conditions".to_owned()),
+            Ok(OriginAnswer::Absent { .. }) => return Err("no such object".to_owned()),
             Err(error) => return Err(error.to_string()),
         };
         let (origin, position) = (Arc::clone(&response.origin_name), response.origin);

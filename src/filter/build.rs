@@ -6,8 +6,8 @@
 //! each key of the largest part, a 256th of all. The result takes its name when it is whole and
 //! synced.
 
-use super::file::{Account, CACHE_INFO_KEY, FileWriter};
-use super::set::{KeyHash, MakeError, PARTS, PartNumbers, make_part};
+use super::file::{CACHE_INFO_KEY, FileWriter, FilterDescription};
+use super::set::{FilterHash, MakeError, PARTS, PartNumbers, make_part};
 use super::{CLASS, is_held};
 use crate::clock::Timestamp;
 use std::fs::{File, Permissions};
@@ -20,7 +20,7 @@ const BUFFER_BYTES: usize = 32 << 10;
 
 /// What the file will say of itself.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct FilterFacts {
     /// The bucket.
     pub bucket: String,
     /// Up to when every upload was among the keys.
@@ -33,7 +33,7 @@ pub struct Facts {
 
 /// What was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Built {
+pub struct BuildSummary {
     /// Keys that were given.
     pub given: u64,
     /// Distinct keys in the file.
@@ -116,7 +116,7 @@ impl Builder {
         if !is_cache_info && !is_held(key) {
             return Ok(());
         }
-        let hash = KeyHash::of(key);
+        let hash = FilterHash::of(key);
         let Some(part) = self.parts.get_mut(hash.part()) else { return Ok(()) };
         part.write_all(&hash.0.to_le_bytes())
             .map_err(|source| BuildError::Temporary { folder: self.folder.clone(), source })
@@ -131,10 +131,10 @@ impl Builder {
     /// are made.
     pub fn finish(
         self,
-        facts: Facts,
+        facts: FilterFacts,
         path: &Path,
         mut progress: impl FnMut(u64),
-    ) -> Result<Built, BuildError> {
+    ) -> Result<BuildSummary, BuildError> {
         let Self { folder, parts, given, has_cache_info } = self;
         if !has_cache_info {
             return Err(BuildError::NoCacheInfo { given });
@@ -156,7 +156,7 @@ impl Builder {
             progress(numbers.len() as u64);
         }
         let keys = numbers.iter().map(|part| part.keys).sum();
-        let account = Account {
+        let account = FilterDescription {
             bucket: facts.bucket,
             classes: vec![CLASS.as_str().to_owned()],
             complete_up_to: facts.complete_up_to,
@@ -170,7 +170,7 @@ impl Builder {
         let file = written.persist(path).map_err(|error| failed(error.error))?;
         File::open(own).and_then(|own| own.sync_all()).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();
-        Ok(Built { given, keys, bytes })
+        Ok(BuildSummary { given, keys, bytes })
     }
 }
 

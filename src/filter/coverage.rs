@@ -1,25 +1,27 @@
-//! Of which uploads the feed of notices has told: the one thing that decides whether what is not
-//! in the filter is not in the bucket. Pure; `now` is given. Held by a filter under its lock.
+//! Keeps account of the uploads that the feed of notices has reported. This alone decides whether a
+//! key that is not in the filter is not in the bucket. Pure; `now` is given. Held by a filter under
+//! its lock.
 //!
 //! # Why no upload is missed
 //!
-//! A filter's file is complete up to a moment T. What was uploaded later is known by its notice
-//! alone, so an absence is certain only while every notice of an upload since T is known to have
-//! come. What is known of that is kept as spans of time:
+//! A filter's file is complete up to a moment T. A later upload is known by its notice alone. So an
+//! absence is certain only while every notice of an upload since T is known to have come. This
+//! knowledge is kept as spans of time:
 //!
 //! - The *open* span: the feed has been heard again and again, never later than `feed_timeout`. It
 //!   begins when the first notice of it came, by this machine's clock: the notices of uploads from
 //!   then on are received. The notice of an upload before may have been sent while no listener was
 //!   there, so the span never reaches back to what the first notice speaks of.
-//! - When the feed is late (silent, or with a notice that took longer than `feed_timeout` while the
-//!   span was open), the process ends, or a notice could not be noted, the span is closed,
-//!   `feed_timeout` before it was last heard of: what was uploaded just before may have been on its
-//!   way. The next notice opens another span, and uploads between the two are in doubt.
+//! - The span is closed if the feed is late: it is silent, or a notice took longer than
+//!   `feed_timeout` while the span was open. It is also closed if the process ends, or if a notice
+//!   could not be noted. The end of the span is `feed_timeout` before the feed was last heard of,
+//!   since a notice of an upload just before may have been on its way. The next notice opens
+//!   another span, and uploads between the two are in doubt.
 //! - The doubt ends in three ways. The feed states which uploads it has told of, and the statement
-//!   joins the spans. Or the feed tries again what was not taken: after `feed_retention` of an open
-//!   span it has brought whatever it will, provided that the gap is no longer than half of that,
-//!   so that nothing can have been given up before it was tried again. Or a newer file is loaded,
-//!   whose T lies in the open span.
+//!   joins the spans. Or the feed tries again what was not taken: an open span of `feed_retention`
+//!   has brought everything that will come. That holds if the gap is at most half of that, since no
+//!   notice can have been given up before it was tried again. Or a newer file is loaded, with a T
+//!   in the open span.
 //! - A notice that came and could not be read is not sent again: all spans are forgotten, and only
 //!   a statement or a newer file helps.
 //! - If the clock is set back, or right again after that, all spans are forgotten: no time that was
@@ -40,9 +42,9 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// Closed spans that are remembered; the oldest go first.
 const SPANS_MAX: usize = 64;
 
-/// A span of time of whose uploads all notices have come.
+/// A span of time: the notices of all its uploads have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct NoticeSpan {
     pub(super) since: Timestamp,
     pub(super) up_to: Timestamp,
 }
@@ -53,14 +55,14 @@ pub(super) struct Coverage {
     timeout: Duration,
     retention: Duration,
     /// In the order of their ends, none of which touch.
-    closed: Vec<Span>,
-    open: Option<Open>,
+    closed: Vec<NoticeSpan>,
+    open: Option<OpenSpan>,
     /// How far the clock that they were noted by was behind edge time.
     behind: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Open {
+struct OpenSpan {
     /// The first upload that is covered.
     since: Timestamp,
     /// When it was opened, to count the retention from.
@@ -71,7 +73,7 @@ struct Open {
 
 /// Whether what is not known is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum AbsenceCertainty {
     /// It is.
     Certain,
     /// The feed is late, or was never heard.
@@ -82,7 +84,7 @@ pub(super) enum Standing {
 
 impl Coverage {
     /// As it was written down, the process having ended since.
-    pub(super) fn new(timeout: Duration, retention: Duration, spans: Vec<Span>) -> Self {
+    pub(super) fn new(timeout: Duration, retention: Duration, spans: Vec<NoticeSpan>) -> Self {
         let (closed, open) = (Vec::new(), None);
         let mut coverage = Self { timeout, retention, closed, open, behind: Duration::ZERO };
         for span in spans {
@@ -97,13 +99,17 @@ impl Coverage {
     }
 
     /// Whether what a file that is complete up to `complete_up_to` lacks is absent `now`.
-    pub(super) fn standing(&self, complete_up_to: Timestamp, now: Moment) -> Standing {
+    pub(super) fn standing(&self, complete_up_to: Timestamp, now: Moment) -> AbsenceCertainty {
         let has_stepped = self.has_stepped(now);
         let now = now.wall;
-        let is_alive = |open: &Open| !has_stepped && !self.is_late(open.heard, now);
-        let Some(open) = self.open.filter(is_alive) else { return Standing::Late };
+        let is_alive = |open: &OpenSpan| !has_stepped && !self.is_late(open.heard, now);
+        let Some(open) = self.open.filter(is_alive) else { return AbsenceCertainty::Late };
         let since = self.reaches_back(open, now).0;
-        if since <= complete_up_to { Standing::Certain } else { Standing::Gap { since } }
+        if since <= complete_up_to {
+            AbsenceCertainty::Certain
+        } else {
+            AbsenceCertainty::Gap { since }
+        }
     }
 
     /// How old the newest upload is that the open span has heard of, if there is one.
@@ -119,26 +125,26 @@ impl Coverage {
         // A feed that is behind is alive once it has caught up.
         let is_behind = self.is_late(at, now);
         let is_broken =
-            |open: Open| self.is_late(open.heard, now) || (is_behind && at >= open.opened);
+            |open: OpenSpan| self.is_late(open.heard, now) || (is_behind && at >= open.opened);
         if self.open.is_some_and(is_broken) {
             self.interrupt();
         }
         match &mut self.open {
             Some(open) => open.heard = open.heard.max(at),
             None if is_behind => {}
-            None => self.open = Some(Open { since: now, opened: now, heard: at }),
+            None => self.open = Some(OpenSpan { since: now, opened: now, heard: at }),
         }
         self.join(now);
     }
 
     /// The feed states `now` that the notices of all uploads in `span` have come.
-    pub(super) fn state(&mut self, span: Span, now: Moment) {
+    pub(super) fn state(&mut self, span: NoticeSpan, now: Moment) {
         self.keep_to(now);
         let up_to = span.up_to.min(now.wall);
         if !self.is_late(up_to, now.wall) {
             self.hear(up_to, now);
         }
-        self.close(Span { up_to, ..span });
+        self.close(NoticeSpan { up_to, ..span });
         self.join(now.wall);
     }
 
@@ -156,7 +162,7 @@ impl Coverage {
     }
 
     /// What is to be written down, as if the process ended.
-    pub(super) fn spans(&self) -> Vec<Span> {
+    pub(super) fn spans(&self) -> Vec<NoticeSpan> {
         let mut written = self.clone();
         written.interrupt();
         written.closed
@@ -184,14 +190,14 @@ impl Coverage {
             || noted.any(|at| at.since(now.wall) > CLOCK_SLACK)
     }
 
-    fn as_closed(&self, open: Open) -> Span {
+    fn as_closed(&self, open: OpenSpan) -> NoticeSpan {
         let timeout = i64::try_from(self.timeout.as_millis()).unwrap_or(i64::MAX);
         let up_to = Timestamp::from_millis(open.heard.millis().saturating_sub(timeout));
-        Span { since: open.since, up_to }
+        NoticeSpan { since: open.since, up_to }
     }
 
     /// Adds a closed span, joined with those that it touches.
-    fn close(&mut self, mut span: Span) {
+    fn close(&mut self, mut span: NoticeSpan) {
         if span.since >= span.up_to {
             return;
         }
@@ -215,12 +221,12 @@ impl Coverage {
         let Some(open) = self.open else { return };
         let (since, count) = self.reaches_back(open, now);
         self.closed.truncate(self.closed.len().saturating_sub(count));
-        self.open = Some(Open { since, ..open });
+        self.open = Some(OpenSpan { since, ..open });
     }
 
     /// How far back the open span reaches with those that it is joined with, and how many these
     /// are.
-    fn reaches_back(&self, open: Open, now: Timestamp) -> (Timestamp, usize) {
+    fn reaches_back(&self, open: OpenSpan, now: Timestamp) -> (Timestamp, usize) {
         let has_tried_again = now >= open.opened.plus(self.retention);
         let (mut since, mut count) = (open.since, 0);
         for span in self.closed.iter().rev() {
@@ -253,8 +259,8 @@ mod tests {
         Moment::at(at(secs))
     }
 
-    fn span(since: i64, up_to: i64) -> Span {
-        Span { since: at(since), up_to: at(up_to) }
+    fn span(since: i64, up_to: i64) -> NoticeSpan {
+        NoticeSpan { since: at(since), up_to: at(up_to) }
     }
 
     fn silent() -> Coverage {
@@ -269,17 +275,20 @@ mod tests {
     }
 
     fn is_certain(coverage: &Coverage, file: i64, now: i64) -> bool {
-        coverage.standing(at(file), clock(now)) == Standing::Certain
+        coverage.standing(at(file), clock(now)) == AbsenceCertainty::Certain
     }
 
     #[test]
     fn only_a_file_made_while_the_feed_lives_is_certain() {
         let mut coverage = silent();
-        assert_eq!(coverage.standing(at(0), clock(0)), Standing::Late);
+        assert_eq!(coverage.standing(at(0), clock(0)), AbsenceCertainty::Late);
         alive(&mut coverage, 1_000, 2_000);
         assert!(!is_certain(&coverage, 999, 2_000));
         assert!(is_certain(&coverage, 1_000, 2_000) && is_certain(&coverage, 1_500, 2_000));
-        assert_eq!(coverage.standing(at(999), clock(2_000)), Standing::Gap { since: at(1_000) });
+        assert_eq!(
+            coverage.standing(at(999), clock(2_000)),
+            AbsenceCertainty::Gap { since: at(1_000) }
+        );
         alive(&mut coverage, 2_000, 9_000);
         assert!(!is_certain(&coverage, 999, 9_000), "nothing tells of uploads before the feed");
     }
@@ -289,7 +298,7 @@ mod tests {
         let mut coverage = silent();
         alive(&mut coverage, 0, 3_000);
         assert!(is_certain(&coverage, 100, 3_060));
-        assert_eq!(coverage.standing(at(100), clock(3_061)), Standing::Late);
+        assert_eq!(coverage.standing(at(100), clock(3_061)), AbsenceCertainty::Late);
         alive(&mut coverage, 4_000, 7_590);
         assert!(!is_certain(&coverage, 100, 7_599) && is_certain(&coverage, 4_000, 7_599));
         assert!(is_certain(&coverage, 100, 7_600));
@@ -309,7 +318,7 @@ mod tests {
         alive(&mut coverage, 9_000, 10_000);
         let heard = 9_990;
         assert!(is_certain(&coverage, 9_500, heard - 1));
-        assert_eq!(coverage.standing(at(9_500), clock(heard - 7_200)), Standing::Late);
+        assert_eq!(coverage.standing(at(9_500), clock(heard - 7_200)), AbsenceCertainty::Late);
         // A feed that lives opens another span by the clock as it is now.
         alive(&mut coverage, heard - 7_200, heard - 7_000);
         assert!(!is_certain(&coverage, 2_000, heard - 7_000));
@@ -323,14 +332,17 @@ mod tests {
             let mut coverage = silent();
             alive(&mut coverage, 990, 9_990);
             let now = set_back(9_990 + silence, by);
-            assert_eq!(coverage.standing(at(5_000), now), Standing::Late, "{silence} {by}");
+            assert_eq!(coverage.standing(at(5_000), now), AbsenceCertainty::Late, "{silence} {by}");
             for later in (0..5_000).step_by(30) {
                 let now = set_back(9_990 + silence + later, by);
                 coverage.hear(now.wall, now);
                 let seen = coverage.standing(at(5_000), now);
                 let since = at(9_990 + silence - by);
-                let expected =
-                    if since <= at(5_000) { Standing::Certain } else { Standing::Gap { since } };
+                let expected = if since <= at(5_000) {
+                    AbsenceCertainty::Certain
+                } else {
+                    AbsenceCertainty::Gap { since }
+                };
                 assert_eq!(seen, expected, "{silence} {by} {later}");
             }
         }
@@ -343,11 +355,14 @@ mod tests {
             let now = set_back(edge, 2_000);
             coverage.hear(now.wall, now);
         }
-        assert_eq!(coverage.standing(at(8_000), set_back(11_000, 2_000)), Standing::Certain);
-        assert_eq!(coverage.standing(at(8_000), set_back(11_010, 0)), Standing::Late);
+        assert_eq!(
+            coverage.standing(at(8_000), set_back(11_000, 2_000)),
+            AbsenceCertainty::Certain
+        );
+        assert_eq!(coverage.standing(at(8_000), set_back(11_010, 0)), AbsenceCertainty::Late);
         coverage.hear(at(11_010), clock(11_010));
         let since = at(11_010);
-        assert_eq!(coverage.standing(at(8_000), clock(11_010)), Standing::Gap { since });
+        assert_eq!(coverage.standing(at(8_000), clock(11_010)), AbsenceCertainty::Gap { since });
     }
 
     #[test]
@@ -365,7 +380,7 @@ mod tests {
         alive(&mut coverage, 1_000, 2_000);
         let now = Moment { edge: at(2_000), wall: Timestamp::from_millis(1_999_200) };
         coverage.hear(now.wall, now);
-        assert_eq!(coverage.standing(at(1_000), now), Standing::Certain);
+        assert_eq!(coverage.standing(at(1_000), now), AbsenceCertainty::Certain);
     }
 
     #[test]
@@ -384,12 +399,12 @@ mod tests {
     fn a_feed_that_is_behind_is_not_alive() {
         let mut coverage = silent();
         coverage.hear(at(100), clock(1_000));
-        assert_eq!(coverage.standing(at(1_000), clock(1_000)), Standing::Late);
+        assert_eq!(coverage.standing(at(1_000), clock(1_000)), AbsenceCertainty::Late);
         coverage.hear(at(960), clock(1_010));
         assert!(is_certain(&coverage, 1_010, 1_020) && !is_certain(&coverage, 1_009, 1_020));
         // What a notice says of the future is no sign of life then.
         coverage.hear(at(99_999), clock(1_020));
-        assert_eq!(coverage.standing(at(1_020), clock(1_081)), Standing::Late);
+        assert_eq!(coverage.standing(at(1_020), clock(1_081)), AbsenceCertainty::Late);
         assert_eq!(coverage.age(at(1_030)), Some(Duration::from_secs(10)));
     }
 
@@ -411,7 +426,7 @@ mod tests {
         let mut coverage = silent();
         alive(&mut coverage, 0, 3_000);
         let mut again = Coverage::new(TIMEOUT, RETENTION, coverage.spans());
-        assert_eq!(again.standing(at(100), clock(3_010)), Standing::Late);
+        assert_eq!(again.standing(at(100), clock(3_010)), AbsenceCertainty::Late);
         again.hear(at(3_010), clock(3_010));
         assert!(!is_certain(&again, 100, 3_010));
         again.state(span(2_940, 3_020), clock(3_020));
@@ -435,7 +450,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
-        /// Against a feed that sends each notice until it is taken, for the retention: where the
+        /// Against a feed that sends each notice until it is taken, for the retention: if the
         /// coverage is certain, no upload since the file is unknown that a listener took too late.
         #[test]
         fn what_is_certain_was_heard_or_tried_again(
@@ -444,7 +459,7 @@ mod tests {
             unlucky in any::<bool>(),
         ) {
             let (mut coverage, mut now) = (silent(), 0);
-            // Seconds at which nobody listened: an upload then is told when it is tried again.
+            // Seconds without a listener: an upload then is told when it is tried again.
             let mut deaf: Vec<(i64, i64)> = vec![(i64::MIN, 0)];
             let mut listens_since = None;
             for (kind, length) in steps {

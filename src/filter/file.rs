@@ -9,7 +9,7 @@
 //! Numbers are little-endian. The account says, as postcard, of which bucket and classes the file
 //! is, up to when it is complete, and the numbers of the parts.
 
-use super::set::{KeyHash, PartNumbers, Set};
+use super::set::{FilterHash, KeySet, PartNumbers};
 use crate::clock::Timestamp;
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
@@ -31,8 +31,8 @@ pub(super) const CACHE_INFO_KEY: &str = "nix-cache-info";
 
 /// What a filter's file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Account {
-    /// The bucket whose keys it holds.
+pub struct FilterDescription {
+    /// The bucket of its keys.
     pub bucket: String,
     /// The classes of the keys that it holds.
     pub classes: Vec<String>,
@@ -84,7 +84,7 @@ pub enum FileError {
 
 /// Which file it was, so that one that has not changed is not read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct FileIdentity {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -93,19 +93,19 @@ pub(super) struct Identity {
 
 /// A filter that was read whole.
 #[derive(Debug)]
-pub(super) struct Base {
-    pub(super) account: Account,
-    pub(super) identity: Identity,
-    set: Set,
+pub(super) struct FilterFile {
+    pub(super) account: FilterDescription,
+    pub(super) identity: FileIdentity,
+    set: KeySet,
 }
 
-impl Base {
+impl FilterFile {
     /// Reads the file. Blocking, for as long as its bytes take.
     pub(super) fn read(path: &Path) -> Result<Self, FileError> {
         let failed = |source| FileError::Read { path: path.to_owned(), source };
         let damaged = |detail| FileError::Damaged { path: path.to_owned(), detail };
         let mut file = File::open(path).map_err(failed)?;
-        let identity = Identity::of(&file).map_err(failed)?;
+        let identity = FileIdentity::of(&file).map_err(failed)?;
         let mut head = Vec::with_capacity(HEAD_BYTES);
         (&mut file).take(HEAD_BYTES as u64).read_to_end(&mut head).map_err(failed)?;
         check_head(path, &head)?;
@@ -120,7 +120,7 @@ impl Base {
     }
 
     /// Whether `key` may be in the bucket, as far as the file knows.
-    pub(super) fn may_contain(&self, hash: KeyHash) -> bool {
+    pub(super) fn may_contain(&self, hash: FilterHash) -> bool {
         self.set.may_contain(hash)
     }
 
@@ -130,7 +130,7 @@ impl Base {
     }
 }
 
-impl Identity {
+impl FileIdentity {
     /// That of the file at `path`.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         Self::of(&File::open(path)?)
@@ -158,7 +158,7 @@ fn check_head(path: &Path, head: &[u8]) -> Result<(), FileError> {
 }
 
 /// Reads a whole file, head included.
-fn parse(mut bytes: Vec<u8>) -> Result<(Account, Set), &'static str> {
+fn parse(mut bytes: Vec<u8>) -> Result<(FilterDescription, KeySet), &'static str> {
     let (content, checksum) = bytes.split_last_chunk::<8>().ok_or("it is too short")?;
     if content.len() < HEAD_BYTES + FOOT_BYTES - 8 {
         return Err("it is too short");
@@ -171,11 +171,11 @@ fn parse(mut bytes: Vec<u8>) -> Result<(Account, Set), &'static str> {
     let start = rest.len().checked_sub(length).filter(|start| *start >= HEAD_BYTES);
     let start = start.ok_or("its account is longer than itself")?;
     let account = rest.get(start..).unwrap_or_default();
-    let account: Account =
+    let account: FilterDescription =
         postcard::from_bytes(account).map_err(|_| "its account cannot be read")?;
     bytes.truncate(start);
-    let set = Set::new(bytes, HEAD_BYTES, &account.parts).ok_or("its parts do not fit it")?;
-    if !set.may_contain(KeyHash::of(CACHE_INFO_KEY)) {
+    let set = KeySet::new(bytes, HEAD_BYTES, &account.parts).ok_or("its parts do not fit it")?;
+    if !set.may_contain(FilterHash::of(CACHE_INFO_KEY)) {
         return Err("it lacks nix-cache-info, which every binary cache has");
     }
     Ok((account, set))
@@ -203,7 +203,7 @@ impl<W: Write> FileWriter<W> {
     }
 
     /// Ends the file.
-    pub(super) fn end(mut self, account: &Account) -> io::Result<W> {
+    pub(super) fn end(mut self, account: &FilterDescription) -> io::Result<W> {
         let account = postcard::to_stdvec(account).map_err(io::Error::other)?;
         self.write(&account)?;
         self.write(&(account.len() as u64).to_le_bytes())?;
@@ -227,14 +227,14 @@ mod tests {
         let mut writer = FileWriter::begin(Vec::new()).unwrap();
         let mut parts = Vec::new();
         for part in 0..PARTS {
-            let hashes = keys.iter().map(|key| KeyHash::of(key));
+            let hashes = keys.iter().map(|key| FilterHash::of(key));
             let own: Vec<u64> =
                 hashes.filter(|hash| hash.part() == part).map(|hash| hash.0).collect();
             let (numbers, prints) = make_part(&own).unwrap();
             writer.write(&prints).unwrap();
             parts.push(numbers);
         }
-        let account = Account {
+        let account = FilterDescription {
             bucket: "cache".to_owned(),
             classes: vec!["narinfo".to_owned()],
             complete_up_to: Timestamp::from_secs(1_780_000_000),
@@ -246,11 +246,11 @@ mod tests {
         writer.end(&account).unwrap()
     }
 
-    fn read(bytes: &[u8]) -> Result<Base, FileError> {
+    fn read(bytes: &[u8]) -> Result<FilterFile, FileError> {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("filter");
         std::fs::write(&path, bytes).unwrap();
-        Base::read(&path)
+        FilterFile::read(&path)
     }
 
     #[test]
@@ -258,8 +258,8 @@ mod tests {
         let base = read(GOLDEN).unwrap();
         assert_eq!((base.account.bucket.as_str(), base.account.keys), ("cache", 2));
         assert_eq!(base.account.complete_up_to, Timestamp::from_secs(1_780_000_000));
-        assert!(base.may_contain(KeyHash::of("00000000000000000000000000000000.narinfo")));
-        assert!(!base.may_contain(KeyHash::of("11111111111111111111111111111111.narinfo")));
+        assert!(base.may_contain(FilterHash::of("00000000000000000000000000000000.narinfo")));
+        assert!(!base.may_contain(FilterHash::of("11111111111111111111111111111111.narinfo")));
         assert_eq!(written(), GOLDEN);
     }
 
@@ -282,7 +282,7 @@ mod tests {
             assert!(read(&good[..length]).is_err(), "{length}");
         }
         assert!(matches!(read(b"hello"), Err(FileError::Foreign { .. })));
-        let error = Base::read(Path::new("/nowhere/at/all")).unwrap_err();
+        let error = FilterFile::read(Path::new("/nowhere/at/all")).unwrap_err();
         assert!(matches!(&error, FileError::Read { source, .. }
             if source.kind() == io::ErrorKind::NotFound));
         assert!(error.to_string().contains("/nowhere/at/all"));

@@ -13,15 +13,15 @@
 //! # Why no upload is forgotten
 //!
 //! - An upload's notice is answered after its record was synced. One that was not is sent again.
-//! - A record that could not be written whole is cut off again. Whatever at a start is no whole
-//!   record may be what is left of one that was answered, so then no span counts any more, and the
-//!   filter waits for a newer file.
-//! - A rewrite leaves out uploads that a file knows which is complete up to the *floor*, and takes
-//!   the old one's place by a rename, synced. No file that is complete up to less is used with it
-//!   afterwards.
+//! - A record that could not be written whole is cut off again. If a start finds a broken record,
+//!   that may be the rest of an answered one. Then no span counts any more, and the filter waits
+//!   for a newer file.
+//! - A rewrite leaves out uploads that a file knows, if that is complete up to the *floor*. It
+//!   takes the old one's place by a rename, synced. A file that is complete up to less is never
+//!   used with it afterwards.
 
-use super::coverage::Span;
-use super::set::KeyHash;
+use super::coverage::NoticeSpan;
+use super::set::FilterHash;
 use crate::clock::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -46,9 +46,9 @@ const FILE_BYTES_MAX: u64 = 4 << 30;
 
 /// An upload that was noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Noted {
+pub(super) struct NotedUpload {
     pub(super) at: Timestamp,
-    pub(super) key: KeyHash,
+    pub(super) key: FilterHash,
 }
 
 /// Why a journal cannot be used.
@@ -84,7 +84,7 @@ pub(super) struct Journal {
     path: PathBuf,
     bucket: u64,
     file: File,
-    /// Where the next record goes.
+    /// The offset of the next record.
     end: u64,
     /// Uploads noted in it.
     pub(super) count: u64,
@@ -94,16 +94,16 @@ pub(super) struct Journal {
 
 /// What a journal holds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Kept {
-    pub(super) uploads: Vec<Noted>,
-    pub(super) spans: Vec<Span>,
-    /// What is wrong with it, where anything is: then there are no spans.
+pub(super) struct JournalContents {
+    pub(super) uploads: Vec<NotedUpload>,
+    pub(super) spans: Vec<NoticeSpan>,
+    /// What is wrong with it, if anything is: then there are no spans.
     pub(super) fault: Option<&'static str>,
 }
 
 impl Journal {
     /// Opens the journal at `path`, or makes one.
-    pub(super) fn open(path: &Path, bucket: &str) -> Result<(Self, Kept), JournalError> {
+    pub(super) fn open(path: &Path, bucket: &str) -> Result<(Self, JournalContents), JournalError> {
         let failed = |source| JournalError::Open { path: path.to_owned(), source };
         let foreign = || JournalError::Foreign { path: path.to_owned(), bucket: bucket.to_owned() };
         let file =
@@ -127,7 +127,7 @@ impl Journal {
         };
         if bytes.len() < HEAD_BYTES && head(journal.floor, bucket).starts_with(&bytes) {
             journal.begin().map_err(failed)?;
-            return Ok((journal, Kept::default()));
+            return Ok((journal, JournalContents::default()));
         }
         let (head, records) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(foreign)?;
         journal.floor = floor_of(head, bucket).ok_or_else(foreign)?;
@@ -145,9 +145,13 @@ impl Journal {
         sync_folder(&self.path)
     }
 
-    /// Writes down `uploads` and, where given, `spans`; synced when it returns. After an error
+    /// Writes down `uploads` and, if given, `spans`; synced when it returns. After an error
     /// nothing of them counts.
-    pub(super) fn append(&mut self, uploads: &[Noted], spans: Option<&[Span]>) -> io::Result<()> {
+    pub(super) fn append(
+        &mut self,
+        uploads: &[NotedUpload],
+        spans: Option<&[NoticeSpan]>,
+    ) -> io::Result<()> {
         let mut bytes = Vec::new();
         records(&mut bytes, uploads, spans);
         if bytes.is_empty() {
@@ -155,7 +159,7 @@ impl Journal {
         }
         let written = self.file.write_all_at(&bytes, self.end).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // Where this fails too, the next start finds the rest and trusts nothing.
+            // If this fails too, the next start finds the rest and trusts nothing.
             let _ = self.file.set_len(self.end);
             return Err(error);
         }
@@ -169,8 +173,8 @@ impl Journal {
     pub(super) fn rewrite(
         &mut self,
         floor: Timestamp,
-        uploads: &[Noted],
-        spans: &[Span],
+        uploads: &[NotedUpload],
+        spans: &[NoticeSpan],
     ) -> io::Result<()> {
         let folder = folder_of(&self.path);
         let new = tempfile::Builder::new().prefix(".uploads-").tempfile_in(folder)?;
@@ -185,7 +189,7 @@ impl Journal {
     }
 
     /// Reads the uploads again.
-    pub(super) fn uploads(&self) -> io::Result<Vec<Noted>> {
+    pub(super) fn uploads(&self) -> io::Result<Vec<NotedUpload>> {
         let mut bytes = vec![0; usize::try_from(self.end).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, 0)?;
         let (kept, _) = replay(bytes.get(HEAD_BYTES..).unwrap_or_default());
@@ -221,7 +225,7 @@ fn head(floor: Timestamp, bucket: u64) -> [u8; HEAD_BYTES] {
     head
 }
 
-/// The floor that a head names, where it is one of this bucket and version.
+/// The floor that a head names, if it is one of this bucket and version.
 fn floor_of(bytes: &[u8], bucket: u64) -> Option<Timestamp> {
     let floor = i64_at(bytes, 20)?;
     let floor = Timestamp::from_millis(floor);
@@ -236,14 +240,16 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk::<4>().copied().map(u32::from_le_bytes)
 }
 
-fn records(bytes: &mut Vec<u8>, uploads: &[Noted], spans: Option<&[Span]>) {
+fn records(bytes: &mut Vec<u8>, uploads: &[NotedUpload], spans: Option<&[NoticeSpan]>) {
     for uploads in uploads.chunks(ENTRIES_MAX) {
-        let entry = |noted: &Noted| (noted.at.millis().to_le_bytes(), noted.key.0.to_le_bytes());
+        let entry =
+            |noted: &NotedUpload| (noted.at.millis().to_le_bytes(), noted.key.0.to_le_bytes());
         record(bytes, UPLOADS, uploads.iter().map(entry));
     }
     if let Some(spans) = spans {
-        let entry =
-            |span: &Span| (span.since.millis().to_le_bytes(), span.up_to.millis().to_le_bytes());
+        let entry = |span: &NoticeSpan| {
+            (span.since.millis().to_le_bytes(), span.up_to.millis().to_le_bytes())
+        };
         record(bytes, SPANS, spans.iter().map(entry));
     }
 }
@@ -265,8 +271,8 @@ fn record(
 }
 
 /// What the records hold, and how many bytes of them are whole.
-fn replay(bytes: &[u8]) -> (Kept, usize) {
-    let (mut kept, mut used) = (Kept::default(), 0);
+fn replay(bytes: &[u8]) -> (JournalContents, usize) {
+    let (mut kept, mut used) = (JournalContents::default(), 0);
     while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
         let Some((record, content)) = first_record(rest) else {
             kept.fault = Some("a record of it is cut short or damaged");
@@ -276,11 +282,12 @@ fn replay(bytes: &[u8]) -> (Kept, usize) {
         let pairs = entries.filter_map(|entry| Some((i64_at(entry, 0)?, i64_at(entry, 8)?)));
         let moments = pairs.map(|(first, second)| (Timestamp::from_millis(first), second));
         match u32_at(content, 0) {
-            Some(UPLOADS) => kept
-                .uploads
-                .extend(moments.map(|(at, key)| Noted { at, key: KeyHash(key.cast_unsigned()) })),
+            Some(UPLOADS) => kept.uploads.extend(
+                moments.map(|(at, key)| NotedUpload { at, key: FilterHash(key.cast_unsigned()) }),
+            ),
             Some(SPANS) => {
-                let span = |(since, up_to)| Span { since, up_to: Timestamp::from_millis(up_to) };
+                let span =
+                    |(since, up_to)| NoticeSpan { since, up_to: Timestamp::from_millis(up_to) };
                 kept.spans = moments.map(span).collect();
             }
             Some(_) | None => kept.fault = Some("it has a record of an unknown kind"),
@@ -293,7 +300,7 @@ fn replay(bytes: &[u8]) -> (Kept, usize) {
     (kept, used)
 }
 
-/// The record that `bytes` begin with, and what its checksum is of; none where that is not right.
+/// The record that `bytes` begin with, and the bytes under its checksum; none if that is not right.
 fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let count = usize::try_from(u32_at(bytes, 4)?).ok().filter(|count| *count <= ENTRIES_MAX)?;
     let record = bytes.get(..count * ENTRY_BYTES + FRAME_BYTES)?;
@@ -309,15 +316,15 @@ mod tests {
     /// Two uploads and a span. Made by version 1; never changed.
     const GOLDEN: &[u8] = include_bytes!("golden/version-1.uploads");
 
-    fn noted(at: i64, key: &str) -> Noted {
-        Noted { at: Timestamp::from_secs(at), key: KeyHash::of(key) }
+    fn noted(at: i64, key: &str) -> NotedUpload {
+        NotedUpload { at: Timestamp::from_secs(at), key: FilterHash::of(key) }
     }
 
-    fn span(since: i64, up_to: i64) -> Span {
-        Span { since: Timestamp::from_secs(since), up_to: Timestamp::from_secs(up_to) }
+    fn span(since: i64, up_to: i64) -> NoticeSpan {
+        NoticeSpan { since: Timestamp::from_secs(since), up_to: Timestamp::from_secs(up_to) }
     }
 
-    fn open(path: &Path) -> (Journal, Kept) {
+    fn open(path: &Path) -> (Journal, JournalContents) {
         Journal::open(path, "cache").unwrap()
     }
 
@@ -326,7 +333,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("uploads");
         let (mut journal, kept) = open(&path);
-        assert_eq!(kept, Kept::default());
+        assert_eq!(kept, JournalContents::default());
         journal.append(&[noted(1, "a")], Some(&[span(1, 2)])).unwrap();
         journal.append(&[noted(2, "b")], Some(&[span(1, 3)])).unwrap();
         assert_eq!(journal.uploads().unwrap().len(), 2);
@@ -357,7 +364,7 @@ mod tests {
             let (mut journal, kept) = open(&path);
             let answered = ends.iter().filter(|end| **end <= length).count();
             assert!(kept.uploads.len() >= answered, "{length}");
-            // Only where all is whole does it say of what it knows all.
+            // Only an undamaged journal states the spans that it covers.
             let records = length.saturating_sub(HEAD_BYTES);
             let is_whole = records.is_multiple_of(FRAME_BYTES + ENTRY_BYTES);
             assert!(is_whole || kept.spans.is_empty(), "{length}");

@@ -29,11 +29,11 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use build::{BuildError, Builder, Built, Facts};
-pub use file::{Account, FileError};
+pub use build::{BuildError, BuildSummary, Builder, FilterFacts};
+pub use file::{FileError, FilterDescription};
 pub use journal::JournalError;
 pub use notice::{Event, NoticeError, parse, parse_moment, print_moment};
-pub use set::KeyHash;
+pub use set::FilterHash;
 pub use source::{Inventory, SourceError, read_keys};
 
 use crate::clock::{Clock, Moment, Timestamp};
@@ -42,10 +42,10 @@ use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::sync::{Mutex, RwLock};
-use coverage::{Coverage, Span, Standing};
-use file::{Base, Identity};
+use coverage::{AbsenceCertainty, Coverage, NoticeSpan};
+use file::{FileIdentity, FilterFile};
 use hashbrown::HashSet;
-use journal::{Journal, Noted};
+use journal::{Journal, NotedUpload};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ const JOURNAL_BYTES_MIN: u64 = 4 << 20;
 
 /// What a filter says of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FilterVerdict {
     /// The bucket does not have it.
     Absent,
     /// The bucket may have it.
@@ -74,7 +74,7 @@ pub enum Verdict {
     Aside,
 }
 
-impl Verdict {
+impl FilterVerdict {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Absent => "absent",
@@ -168,7 +168,7 @@ pub enum TakeError {
 
 /// What a filter does, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct FilterReport {
     /// Whether it answers.
     pub is_answering: bool,
     /// What it does, or what is wrong and what to do.
@@ -183,25 +183,25 @@ pub struct Filter {
     metrics: Metrics,
     /// Held while anything but the state's answers changes.
     journal: Mutex<Option<Journal>>,
-    state: RwLock<State>,
+    state: RwLock<FilterState>,
     /// What was last told in the log.
-    told: Mutex<Option<Posture>>,
+    told: Mutex<Option<FilterPosture>>,
 }
 
 #[derive(Debug)]
-struct State {
+struct FilterState {
     settings: AbsenceFilter,
-    base: Option<Base>,
-    uploads: HashSet<KeyHash>,
+    base: Option<FilterFile>,
+    uploads: HashSet<FilterHash>,
     coverage: Coverage,
     /// What stands in the journal of it, and since when.
-    written: (Vec<Span>, Timestamp),
+    written: (Vec<NoticeSpan>, Timestamp),
     trouble: Option<String>,
 }
 
 /// What a filter does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Posture {
+enum FilterPosture {
     Answering,
     NoFile,
     Late,
@@ -210,13 +210,13 @@ enum Posture {
 
 /// A file that may take the place of the one that is loaded.
 #[derive(Debug)]
-pub struct Newer(Option<Base>);
+pub struct FilterUpdate(Option<FilterFile>);
 
 impl Filter {
     /// The filter of the site called `site`, which steps aside until it is loaded.
     pub fn new(site: &str, settings: AbsenceFilter, clock: Clock, metrics: Metrics) -> Self {
         let coverage = Coverage::new(settings.feed_timeout, settings.feed_retention, Vec::new());
-        let state = State {
+        let state = FilterState {
             settings,
             base: None,
             uploads: HashSet::new(),
@@ -234,13 +234,14 @@ impl Filter {
         }
     }
 
-    /// Whether this filter goes on where `settings` are the site's: the same bucket and journal.
+    /// Whether this filter goes on under the site's new `settings`: they name the same bucket and
+    /// journal.
     pub fn serves(&self, settings: &AbsenceFilter) -> bool {
         let own = &self.state.read().settings;
         own.bucket == settings.bucket && own.journal == settings.journal
     }
 
-    /// The bucket whose keys it knows.
+    /// The bucket of the keys that it knows.
     pub fn bucket(&self) -> String {
         self.state.read().settings.bucket.clone()
     }
@@ -255,14 +256,14 @@ impl Filter {
         match loaded {
             Ok(newer) => self.adopt(None, newer),
             Err(error) => {
-                tracing::error!(site = %self.site, %error, "the absence filter is not loaded");
+                tracing::error!(site = %self.site, %error, "absence filter not loaded");
                 self.state.write().trouble = Some(error.to_string());
             }
         }
         self.tell();
     }
 
-    /// Opens its journal, where that is not done. Blocking.
+    /// Opens its journal, unless that is done. Blocking.
     pub fn open(&self) -> Result<(), LoadError> {
         let mut journal = self.journal.lock();
         if journal.is_some() {
@@ -275,7 +276,7 @@ impl Filter {
         let (opened, kept) = Journal::open(&path, &bucket)?;
         if let Some(fault) = kept.fault {
             let path = path.display();
-            tracing::error!(site = %self.site, %path, fault, "the journal of uploads is damaged");
+            tracing::error!(site = %self.site, %path, fault, "journal of uploads is damaged");
         }
         let mut state = self.state.write();
         state.uploads = kept.uploads.iter().map(|noted| noted.key).collect();
@@ -287,18 +288,18 @@ impl Filter {
 
     /// Reads the file that `settings` name, unless it is the one that is loaded, and says whether
     /// it may be taken. Changes nothing. A file that is not there is a warning. Blocking.
-    pub fn look(&self, settings: &AbsenceFilter) -> Result<Newer, LoadError> {
+    pub fn look(&self, settings: &AbsenceFilter) -> Result<FilterUpdate, LoadError> {
         let path = &settings.file;
         let loaded = self.state.read().base.as_ref().map(|base| base.identity);
-        if loaded.is_some() && Identity::at(path).ok() == loaded {
-            return Ok(Newer(None));
+        if loaded.is_some() && FileIdentity::at(path).ok() == loaded {
+            return Ok(FilterUpdate(None));
         }
-        let base = match Base::read(path).map_err(LoadError::from) {
+        let base = match FilterFile::read(path).map_err(LoadError::from) {
             Ok(base) => base,
             Err(error) if error.is_missing() => {
                 let path = path.display();
-                tracing::warn!(site = %self.site, %path, "there is no absence filter yet");
-                return Ok(Newer(None));
+                tracing::warn!(site = %self.site, %path, "no absence filter yet");
+                return Ok(FilterUpdate(None));
             }
             Err(error) => return Err(error),
         };
@@ -319,13 +320,13 @@ impl Filter {
                 let floor = print_moment(floor);
                 Err(LoadError::Older { path: path.clone(), moment, floor })
             }
-            Some(_) | None => Ok(Newer(Some(base))),
+            Some(_) | None => Ok(FilterUpdate(Some(base))),
         }
     }
 
     /// Takes over new settings and a newer file, and leaves uploads that it knows out of the
     /// journal. Blocking.
-    pub fn adopt(&self, settings: Option<AbsenceFilter>, Newer(base): Newer) {
+    pub fn adopt(&self, settings: Option<AbsenceFilter>, FilterUpdate(base): FilterUpdate) {
         let mut journal = self.journal.lock();
         // Without a journal nothing that is uploaded is known.
         let base = base.filter(|_| journal.is_some());
@@ -339,7 +340,7 @@ impl Filter {
             state.settings = settings;
         }
         if let Some(base) = base {
-            let Account { keys, source, complete_up_to, .. } = &base.account;
+            let FilterDescription { keys, source, complete_up_to, .. } = &base.account;
             let complete_up_to = print_moment(*complete_up_to);
             let site = &*self.site;
             tracing::info!(site, keys, source, complete_up_to, "absence filter loaded");
@@ -356,9 +357,9 @@ impl Filter {
         self.tell();
     }
 
-    /// Rewrites the journal without what a file knows that is complete up to `floor`; what is left.
-    /// Where that fails it stays as it is: what it holds too much does no harm.
-    fn leave_out(&self, journal: &mut Journal, floor: Timestamp) -> Option<HashSet<KeyHash>> {
+    /// Rewrites the journal without what a file knows that is complete up to `floor`; returns what
+    /// is left. If that fails the journal stays as it is: surplus records do no harm.
+    fn leave_out(&self, journal: &mut Journal, floor: Timestamp) -> Option<HashSet<FilterHash>> {
         let spans = self.state.read().coverage.spans();
         let rewritten = journal.uploads().and_then(|mut uploads| {
             uploads.retain(|noted| noted.at.plus(BEHIND) > floor);
@@ -369,26 +370,26 @@ impl Filter {
             Ok(uploads) => Some(uploads),
             Err(error) => {
                 let site = &*self.site;
-                tracing::warn!(site, %error, "the journal of uploads is not rewritten");
+                tracing::warn!(site, %error, "journal of uploads not rewritten");
                 None
             }
         }
     }
 
-    /// What it says of the object at `path`, canonical, of `class`; none where filters know nothing
-    /// of the class.
-    pub fn check(&self, path: &str, class: Class) -> Option<Verdict> {
+    /// What it says of the object at `path`, canonical, of `class`; none if filters know nothing of
+    /// the class.
+    pub fn check(&self, path: &str, class: Class) -> Option<FilterVerdict> {
         let key = path.strip_prefix('/').filter(|_| class == CLASS)?;
         let (posture, verdict) = {
             let state = self.state.read();
             let posture = state.posture(self.clock.moment());
-            let hash = KeyHash::of(key);
+            let hash = FilterHash::of(key);
             let verdict = match (&state.base, posture) {
-                (Some(base), Posture::Answering) => {
+                (Some(base), FilterPosture::Answering) => {
                     let may_be = base.may_contain(hash) || state.uploads.contains(&hash);
-                    if may_be { Verdict::Maybe } else { Verdict::Absent }
+                    if may_be { FilterVerdict::Maybe } else { FilterVerdict::Absent }
                 }
-                (_, _) => Verdict::Aside,
+                (_, _) => FilterVerdict::Aside,
             };
             (posture, verdict)
         };
@@ -405,7 +406,7 @@ impl Filter {
         // A wall clock that was set back dates an upload before a file that does not know it.
         let moment = self.clock.moment();
         let uploads = events.iter().filter_map(|event| noted(event, moment.edge));
-        let uploads: Vec<Noted> = uploads.collect();
+        let uploads: Vec<NotedUpload> = uploads.collect();
         let taken = self.write_down(journal.as_mut(), &uploads, events, moment);
         let mut state = self.state.write();
         let result = match taken {
@@ -428,15 +429,15 @@ impl Filter {
         result
     }
 
-    /// Writes down what is new; the coverage that comes of it, and its spans where they were
+    /// Writes down what is new; returns the coverage that comes of it, and its spans if they were
     /// written.
     fn write_down(
         &self,
         journal: Option<&mut Journal>,
-        uploads: &[Noted],
+        uploads: &[NotedUpload],
         events: &[Event],
         now: Moment,
-    ) -> Result<(Coverage, Option<Vec<Span>>), TakeError> {
+    ) -> Result<(Coverage, Option<Vec<NoticeSpan>>), TakeError> {
         let state = self.state.read();
         let Some(journal) = journal else {
             let detail = state.trouble.clone().unwrap_or_else(|| "it is being read".to_owned());
@@ -453,13 +454,13 @@ impl Filter {
                     coverage.hear(at.unwrap_or(now.wall), now);
                 }
                 Event::Delivered { since, up_to } => {
-                    coverage.state(Span { since: *since, up_to: *up_to }, now);
+                    coverage.state(NoticeSpan { since: *since, up_to: *up_to }, now);
                 }
             }
         }
         let spans = coverage.spans();
         let (written, at) = &state.written;
-        let begins = |spans: &[Span]| spans.iter().map(|span| span.since).collect::<Vec<_>>();
+        let begins = |spans: &[NoticeSpan]| spans.iter().map(|span| span.since).collect::<Vec<_>>();
         let is_due = begins(&spans) != begins(written) || now.wall.since(*at) >= SPANS_EVERY;
         let spans = Some(spans).filter(|_| is_due);
         drop(state);
@@ -485,14 +486,14 @@ impl Filter {
         if let Some(journal) = journal.as_mut()
             && let Err(error) = journal.append(&[], Some(&[]))
         {
-            tracing::error!(site = %self.site, %error, "the journal of uploads cannot be written");
+            tracing::error!(site = %self.site, %error, "cannot write journal of uploads");
         }
         drop(journal);
         self.tell();
     }
 
     /// What it does, and why.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> FilterReport {
         let state = self.state.read();
         let (now, bucket) = (self.clock.moment(), &state.settings.bucket);
         let posture = state.posture(now);
@@ -501,22 +502,22 @@ impl Filter {
             |age| format!("the feed was heard {} s ago", age.as_secs()),
         );
         let detail = match posture {
-            Posture::Answering => format!("answers for {bucket}; {age}"),
-            Posture::NoFile => match &state.trouble {
+            FilterPosture::Answering => format!("answers for {bucket}; {age}"),
+            FilterPosture::NoFile => match &state.trouble {
                 Some(trouble) => format!("aside: {trouble}"),
                 None => format!("aside: no filter is loaded; {age}"),
             },
-            Posture::Late => format!(
+            FilterPosture::Late => format!(
                 "aside: the feed of uploads to {bucket} is late ({age}); check what sends it, and \
                  that it is sent while there are no uploads"
             ),
-            Posture::Gap { since } => format!(
+            FilterPosture::Gap { since } => format!(
                 "aside: uploads before {} may be unknown; build a newer filter and reload, or let \
                  the feed state what it has delivered",
                 print_moment(since)
             ),
         };
-        Report { is_answering: posture == Posture::Answering, detail }
+        FilterReport { is_answering: posture == FilterPosture::Answering, detail }
     }
 
     /// Sets its gauges; called before metrics are read.
@@ -525,7 +526,7 @@ impl Filter {
             self.journal.try_lock().map(|journal| journal.as_ref().map_or(0, Journal::bytes));
         let state = self.state.read();
         let now = self.clock.moment();
-        let is_answering = state.posture(now) == Posture::Answering;
+        let is_answering = state.posture(now) == FilterPosture::Answering;
         let age = state.coverage.age(now.wall).map_or(-1, |age| gauge(age.as_secs()));
         let (keys, bytes) =
             state.base.as_ref().map_or((0, 0), |base| (base.account.keys, base.bytes()));
@@ -552,17 +553,18 @@ impl Filter {
         self.tell_of(posture);
     }
 
-    fn tell_of(&self, posture: Posture) {
-        let is_same =
-            |before: Posture| std::mem::discriminant(&before) == std::mem::discriminant(&posture);
-        // Whoever does not get the lock leaves it to the next.
+    fn tell_of(&self, posture: FilterPosture) {
+        let is_same = |before: FilterPosture| {
+            std::mem::discriminant(&before) == std::mem::discriminant(&posture)
+        };
+        // A call that does not get the lock leaves it to the next call.
         let Some(mut told) = self.told.try_lock() else { return };
         let before = told.replace(posture);
         drop(told);
-        if before.is_some_and(is_same) || before.is_none() && posture == Posture::NoFile {
+        if before.is_some_and(is_same) || before.is_none() && posture == FilterPosture::NoFile {
             return;
         }
-        let Report { is_answering, detail } = self.report();
+        let FilterReport { is_answering, detail } = self.report();
         if is_answering {
             tracing::info!(site = %self.site, detail, "absence filter");
         } else {
@@ -571,23 +573,23 @@ impl Filter {
     }
 }
 
-impl State {
-    fn posture(&self, now: Moment) -> Posture {
-        let Some(base) = &self.base else { return Posture::NoFile };
+impl FilterState {
+    fn posture(&self, now: Moment) -> FilterPosture {
+        let Some(base) = &self.base else { return FilterPosture::NoFile };
         match self.coverage.standing(base.account.complete_up_to, now) {
-            Standing::Certain => Posture::Answering,
-            Standing::Late => Posture::Late,
-            Standing::Gap { since } => Posture::Gap { since },
+            AbsenceCertainty::Certain => FilterPosture::Answering,
+            AbsenceCertainty::Late => FilterPosture::Late,
+            AbsenceCertainty::Gap { since } => FilterPosture::Gap { since },
         }
     }
 }
 
-/// The upload that an event tells of, where a filter would be asked for its key. It counts as of
-/// `now`, in edge time, when its notice came: a bucket whose clock is behind dates an upload before
-/// the moment up to which a file is complete that does not know it.
-fn noted(event: &Event, now: Timestamp) -> Option<Noted> {
+/// The upload that an event tells of, if a filter would be asked for its key. It counts as of
+/// `now`, in edge time, when its notice came: the date of a bucket with a slow clock may lie before
+/// the moment up to which a file is complete, although the file lacks the upload.
+fn noted(event: &Event, now: Timestamp) -> Option<NotedUpload> {
     let Event::Uploaded { key, .. } = event else { return None };
-    is_held(key).then(|| Noted { at: now, key: KeyHash::of(key) })
+    is_held(key).then(|| NotedUpload { at: now, key: FilterHash::of(key) })
 }
 
 /// Whether filters hold keys like this one.

@@ -24,7 +24,7 @@ pub enum Event {
         bucket: String,
         /// Its key, decoded.
         key: String,
-        /// When; none where that is not said.
+        /// The time; none if the notice has none.
         at: Option<Timestamp>,
     },
     /// Something else happened in a bucket, such as a removal: a sign of life of its feed.
@@ -142,7 +142,7 @@ fn each(values: &[Value], depth: usize, events: &mut Vec<Event>) -> Result<(), N
     values.iter().try_for_each(|value| read(value, depth + 1, events))
 }
 
-/// A record of an S3 event notification, whose key is encoded as in a form.
+/// A record of an S3 event notification; its key is encoded as in a form.
 fn of_s3(fields: &Map<String, Value>) -> Result<Event, NoticeError> {
     let s3 = fields.get("s3").unwrap_or(&Value::Null);
     let name = text(fields, "eventName").ok_or_else(|| unknown("a record has no eventName"))?;
@@ -157,7 +157,7 @@ fn of_s3(fields: &Map<String, Value>) -> Result<Event, NoticeError> {
     Ok(Event::Uploaded { bucket, key, at })
 }
 
-/// An event of EventBridge, whose key is written as it is.
+/// An event of EventBridge; its key is not encoded.
 fn of_event_bridge(kind: &str, fields: &Map<String, Value>) -> Result<Event, NoticeError> {
     let at = moment(fields, "time")?;
     if kind == "Scheduled Event" {

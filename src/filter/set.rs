@@ -13,8 +13,8 @@
 //! keys rather than 28 GB.
 //!
 //! A key that was put in is always found: what the crate promises is checked for every key when a
-//! part is made. The hash is fixed, not drawn: whoever looks for keys that collide finds only some
-//! that the origin is asked for.
+//! part is made. The hash is fixed, not drawn: deliberately colliding keys only cause
+//! requests to the origin.
 
 use serde::{Deserialize, Serialize};
 use xorf::{BinaryFuse8, BinaryFuse8Ref, DmaSerializable, Filter, FilterRef};
@@ -28,9 +28,9 @@ const NUMBERS_BYTES: usize = 20;
 
 /// What is kept of a key: 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyHash(pub(super) u64);
+pub struct FilterHash(pub(super) u64);
 
-impl KeyHash {
+impl FilterHash {
     /// That of a key of the bucket, which has no leading slash.
     pub fn of(key: &str) -> Self {
         Self(xxh3_64(key.as_bytes()))
@@ -47,7 +47,7 @@ impl KeyHash {
 pub(super) struct PartNumbers {
     /// Distinct keys.
     pub(super) keys: u64,
-    /// Bytes of fingerprints; 0 where there is no key.
+    /// Bytes of fingerprints; 0 if there is no key.
     pub(super) bytes: u64,
     seed: u64,
     segment_length: u32,
@@ -112,22 +112,22 @@ impl PartNumbers {
 
 /// A whole set, ready to be asked.
 #[derive(Debug)]
-pub(super) struct Set {
+pub(super) struct KeySet {
     /// All fingerprints, with whatever stands before and behind them in the file.
     bytes: Vec<u8>,
-    parts: Vec<Part>,
+    parts: Vec<FilterPart>,
 }
 
 #[derive(Debug)]
-struct Part {
+struct FilterPart {
     numbers: [u8; NUMBERS_BYTES],
     from: usize,
     to: usize,
 }
 
-impl Set {
-    /// The set of these parts, whose fingerprints stand in `bytes` one after the other from
-    /// `start` on; none where they do not fit it.
+impl KeySet {
+    /// The set of these parts. Their fingerprints stand in `bytes` one after the other from `start`
+    /// on; none if they do not fit it.
     pub(super) fn new(bytes: Vec<u8>, start: usize, numbers: &[PartNumbers]) -> Option<Self> {
         if numbers.len() != PARTS {
             return None;
@@ -138,14 +138,14 @@ impl Set {
             if !each.are_sound() || to > bytes.len() {
                 return None;
             }
-            parts.push(Part { numbers: each.in_the_crates_form(), from, to });
+            parts.push(FilterPart { numbers: each.in_the_crates_form(), from, to });
             from = to;
         }
         Some(Self { bytes, parts })
     }
 
     /// Whether the key may be in it. Always true for a key that is.
-    pub(super) fn may_contain(&self, hash: KeyHash) -> bool {
+    pub(super) fn may_contain(&self, hash: FilterHash) -> bool {
         // What cannot be looked up is never said to be absent.
         let Some(part) = self.parts.get(hash.part()) else { return true };
         match self.bytes.get(part.from..part.to) {
@@ -168,18 +168,18 @@ mod tests {
     use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
     /// A set of these hashes, as `build` makes one.
-    fn set_of(mut hashes: Vec<u64>) -> Set {
+    fn set_of(mut hashes: Vec<u64>) -> KeySet {
         hashes.sort_unstable();
         hashes.dedup();
         let (mut bytes, mut numbers) = (vec![7; 3], Vec::new());
         for part in 0..PARTS {
-            let of_part = |hash: &u64| KeyHash(*hash).part() == part;
+            let of_part = |hash: &u64| FilterHash(*hash).part() == part;
             let own: Vec<u64> = hashes.iter().copied().filter(of_part).collect();
             let (part, prints) = make_part(&own).unwrap();
             numbers.push(part);
             bytes.extend_from_slice(&prints);
         }
-        Set::new(bytes, 3, &numbers).unwrap()
+        KeySet::new(bytes, 3, &numbers).unwrap()
     }
 
     proptest! {
@@ -193,18 +193,18 @@ mod tests {
             names in prop::collection::vec("[0-9a-z]{32}", 0..200),
         ) {
             let names: Vec<u64> =
-                names.iter().map(|name| KeyHash::of(&format!("{name}.narinfo")).0).collect();
+                names.iter().map(|name| FilterHash::of(&format!("{name}.narinfo")).0).collect();
             let all: Vec<u64> = hashes.into_iter().chain(crowded).chain(names).collect();
             let set = set_of(all.clone());
             for hash in all {
-                assert!(set.may_contain(KeyHash(hash)), "{hash:x}");
+                assert!(set.may_contain(FilterHash(hash)), "{hash:x}");
             }
         }
     }
 
     #[test]
     fn few_keys_that_are_not_in_are_taken_for_present() {
-        let hash = |number: u32| KeyHash::of(&format!("key-{number}"));
+        let hash = |number: u32| FilterHash::of(&format!("key-{number}"));
         let set = set_of((0..100_000).map(|number| hash(number).0).collect());
         let wrong = (100_000..300_000).filter(|number| set.may_contain(hash(*number))).count();
         assert!(wrong < 2_000, "{wrong} of 200,000");
@@ -218,7 +218,7 @@ mod tests {
         let set = |part| {
             let mut numbers = [PartNumbers::default(); PARTS];
             numbers[0] = part;
-            Set::new(prints.to_vec(), 0, &numbers)
+            KeySet::new(prints.to_vec(), 0, &numbers)
         };
         assert!(set(part).is_some());
         for wrong in [
@@ -231,6 +231,6 @@ mod tests {
         ] {
             assert!(set(wrong).is_none(), "{wrong:?}");
         }
-        assert!(Set::new(Vec::new(), 0, &[PartNumbers::default(); 3]).is_none());
+        assert!(KeySet::new(Vec::new(), 0, &[PartNumbers::default(); 3]).is_none());
     }
 }

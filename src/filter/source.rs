@@ -108,7 +108,7 @@ pub struct Inventory {
     pub bucket: String,
     /// When S3 began it.
     pub begun: Timestamp,
-    files: Vec<Packed>,
+    files: Vec<PackedFile>,
     columns: Columns,
 }
 
@@ -121,7 +121,7 @@ struct Columns {
 }
 
 #[derive(Debug)]
-struct Packed {
+struct PackedFile {
     path: PathBuf,
     size: u64,
     md5: String,
@@ -146,8 +146,8 @@ struct ManifestFile {
 }
 
 impl Inventory {
-    /// The inventory whose `manifest.json` is at `path`. Its files are looked for beside it and in
-    /// `../data`, where S3 puts them.
+    /// The inventory with its `manifest.json` at `path`. Its files are expected beside it or, as S3
+    /// writes them, in `../data`.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let failed = |source| SourceError::Read { path: path.to_owned(), source };
         let wrong = |detail: String| SourceError::Manifest { path: path.to_owned(), detail };
@@ -178,7 +178,7 @@ impl Inventory {
             let places = [folder.join(name), folder.join("../data").join(name)];
             let place = places.into_iter().find(|place| place.is_file());
             let missing = || wrong(format!("its file {name} is neither beside it nor in ../data"));
-            Ok(Packed { path: place.ok_or_else(missing)?, size: file.size, md5: file.md5 })
+            Ok(PackedFile { path: place.ok_or_else(missing)?, size: file.size, md5: file.md5 })
         };
         let files = manifest.files.into_iter().map(find).collect::<Result<_, _>>()?;
         Ok(Self { bucket: manifest.source_bucket, begun, files, columns })
@@ -194,14 +194,15 @@ impl Inventory {
 
     fn read_file<E: From<SourceError>>(
         &self,
-        file: &Packed,
+        file: &PackedFile,
         each: &mut impl FnMut(&str) -> Result<(), E>,
     ) -> Result<(), E> {
         let path = &file.path;
         let failed = |source| SourceError::Read { path: path.clone(), source };
         let wrong = |line, detail| SourceError::Line { path: path.clone(), line, detail };
         let changed = |detail| SourceError::Changed { path: path.clone(), detail };
-        let raw = Summed { file: File::open(path).map_err(failed)?, sum: Md5::new(), bytes: 0 };
+        let raw =
+            ChecksummedFile { file: File::open(path).map_err(failed)?, sum: Md5::new(), bytes: 0 };
         let mut packed = MultiGzDecoder::new(raw);
         let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(&mut packed);
         let mut record = csv::StringRecord::new();
@@ -220,7 +221,7 @@ impl Inventory {
             each(&key.map_err(|_| wrong(line, "has a key that is not UTF-8"))?)?;
         }
         drop(reader);
-        let Summed { sum, bytes, .. } = packed.into_inner();
+        let ChecksummedFile { sum, bytes, .. } = packed.into_inner();
         if bytes != file.size {
             Err(changed("its length is another"))?;
         }
@@ -237,13 +238,13 @@ impl Inventory {
 }
 
 /// A file, and what was read of it.
-struct Summed {
+struct ChecksummedFile {
     file: File,
     sum: Md5,
     bytes: u64,
 }
 
-impl Read for Summed {
+impl Read for ChecksummedFile {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(out)?;
         self.sum.update(out.get(..count).unwrap_or_default());

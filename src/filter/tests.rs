@@ -1,7 +1,7 @@
 //! Tests of a whole filter: files built of random keys, notices, restarts, and the promise that
 //! nothing that is in the bucket is ever said to be absent.
 
-use super::{Builder, Event, Facts, Filter, TakeError, Verdict};
+use super::{Builder, Event, Filter, FilterFacts, FilterVerdict, TakeError};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::AbsenceFilter;
 use crate::metrics::Metrics;
@@ -30,7 +30,7 @@ fn build(folder: &Path, keys: &HashSet<String>, at: Timestamp) {
         builder.add(key).unwrap();
     }
     let (bucket, source) = ("cache".to_owned(), "test".to_owned());
-    let facts = Facts { bucket, complete_up_to: at, source, built: at };
+    let facts = FilterFacts { bucket, complete_up_to: at, source, built: at };
     let built = builder.finish(facts, &folder.join("filter"), |_| ()).unwrap();
     assert_eq!(built.given, keys.len() as u64 + 1);
 }
@@ -46,7 +46,7 @@ fn uploaded(key: &str, at: Timestamp) -> Event {
     Event::Uploaded { bucket: "cache".to_owned(), key: key.to_owned(), at: Some(at) }
 }
 
-fn verdict(filter: &Filter, key: &str) -> Verdict {
+fn verdict(filter: &Filter, key: &str) -> FilterVerdict {
     filter.check(&format!("/{key}"), Class::Narinfo).unwrap()
 }
 
@@ -101,7 +101,7 @@ proptest! {
                 Step::Restart => {
                     drop(edge);
                     edge = filter(folder, &clock);
-                    assert_eq!(verdict(&edge, &key), Verdict::Aside);
+                    assert_eq!(verdict(&edge, &key), FilterVerdict::Aside);
                     edge.take(&[stated(clock.now())]).unwrap();
                 }
                 Step::Look => {
@@ -110,10 +110,10 @@ proptest! {
                 }
             }
             for key in &bucket {
-                assert_eq!(verdict(&edge, key), Verdict::Maybe, "{key}");
+                assert_eq!(verdict(&edge, key), FilterVerdict::Maybe, "{key}");
             }
             answered += usize::from(verdict(&edge, "00000000000000000000000000000000.narinfo")
-                == Verdict::Absent);
+                == FilterVerdict::Absent);
         }
         assert!(answered > 0 || bucket.len() > 300 || edge.report().is_answering);
     }
@@ -134,15 +134,15 @@ fn without_a_file_notices_are_noted_and_without_a_journal_refused() {
     assert!(matches!(refused, TakeError::NoJournal { .. }), "{refused}");
     let edge = filter(folder.path(), &clock);
     edge.take(&[uploaded(key, clock.now())]).unwrap();
-    assert_eq!(verdict(&edge, key), Verdict::Aside);
+    assert_eq!(verdict(&edge, key), FilterVerdict::Aside);
     // The upload came after what the file knows, and stays noted.
     let at = Timestamp::from_millis(clock.now().millis() - 1);
     build(folder.path(), &HashSet::new(), at);
     let newer = edge.look(&settings(folder.path())).unwrap();
     edge.adopt(None, newer);
     edge.take(&[Event::Delivered { since: at, up_to: clock.now() }]).unwrap();
-    assert_eq!(verdict(&edge, key), Verdict::Maybe);
-    assert_eq!(verdict(&edge, &key.replace('1', "2")), Verdict::Absent);
+    assert_eq!(verdict(&edge, key), FilterVerdict::Maybe);
+    assert_eq!(verdict(&edge, &key.replace('1', "2")), FilterVerdict::Absent);
 }
 
 /// FAULTS.md F5: the bucket's clock dates an upload before the moment up to which a file is
@@ -164,10 +164,10 @@ fn an_upload_that_a_slow_clock_dates_too_early_stays_noted() {
     for _ in 0..2 {
         let newer = edge.look(&settings(folder.path())).unwrap();
         edge.adopt(None, newer);
-        assert_eq!(verdict(&edge, key), Verdict::Maybe);
+        assert_eq!(verdict(&edge, key), FilterVerdict::Maybe);
     }
     let other = "z6gvzjyb2pg0kjfwrjmg1vfhh54ad73z.narinfo";
-    assert_eq!(verdict(&edge, other), Verdict::Absent, "the filter answers");
+    assert_eq!(verdict(&edge, other), FilterVerdict::Absent, "the filter answers");
 }
 
 /// FAULTS.md S6.
@@ -186,9 +186,9 @@ fn an_upload_that_comes_while_the_clock_is_set_back_stays_noted() {
     build(folder.path(), &HashSet::new(), clock.wall());
     let newer = edge.look(&settings(folder.path())).unwrap();
     edge.adopt(None, newer);
-    assert_eq!(verdict(&edge, key), Verdict::Maybe);
+    assert_eq!(verdict(&edge, key), FilterVerdict::Maybe);
     let other = "z6gvzjyb2pg0kjfwrjmg1vfhh54ad73z.narinfo";
-    assert_eq!(verdict(&edge, other), Verdict::Absent, "the filter answers");
+    assert_eq!(verdict(&edge, other), FilterVerdict::Absent, "the filter answers");
 }
 
 #[test]

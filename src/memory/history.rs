@@ -37,18 +37,18 @@ impl History {
     }
 
     /// Whether nothing was published since.
-    pub(super) fn is_as(&self, seen: Seen) -> bool {
+    pub(super) fn is_as(&self, seen: HistoryMark) -> bool {
         self.changes == seen.0
     }
 
-    pub(super) fn seen(&self) -> Seen {
-        Seen(self.changes)
+    pub(super) fn seen(&self) -> HistoryMark {
+        HistoryMark(self.changes)
     }
 }
 
 /// A moment, counted in publications of the keys that share a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen(u64);
+pub struct HistoryMark(u64);
 
 /// What was published, key by key, each behind its lock.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! hot.
 
 use crate::object::tags::{self, TAG_FIELD};
-use crate::object::{Facts, Insertion, Key, Meta, Tags, Variant};
+use crate::object::{Facts, Insertion, Key, Meta, PurgeTags, Variant};
 use crate::policy;
 use crate::sync::StaticMutex;
 use bytes::Bytes;
@@ -20,7 +20,7 @@ const PIECE_OVERHEAD: usize = 32;
 
 static LISTS: StaticMutex<Vec<Arc<[HeaderName]>>> = StaticMutex::new(Vec::new());
 
-/// A small object, whole, or a remembered absence, whose body is empty.
+/// A small object, whole, or a remembered absence with an empty body.
 #[derive(Debug)]
 pub struct Hot {
     /// What is known of it.
@@ -35,21 +35,21 @@ pub struct Hot {
     names: Arc<[HeaderName]>,
     /// Slices of the text, but for what Narthex itself would send.
     values: Box<[HeaderValue]>,
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareFields>>,
     /// Its number among the publications.
     order: u64,
-    copy_of: Option<CopyOf>,
+    copy_of: Option<DiskCopy>,
 }
 
 /// What few objects have.
 #[derive(Debug)]
-struct Rare {
+struct RareFields {
     variant: Variant,
     /// The lines of the field of tags, which no client is sent: so they are not among the fields.
     tags: Vec<HeaderValue>,
 }
 
-impl Rare {
+impl RareFields {
     fn of(meta: &Meta) -> Option<Box<Self>> {
         let tags: Vec<_> = tags::lines(&meta.headers).collect();
         if tags.is_empty() && meta.variant.is_empty() {
@@ -80,7 +80,7 @@ impl Rare {
 
 /// The disk that a hot object is a copy from, and when its use was last noted there.
 #[derive(Debug)]
-struct CopyOf {
+struct DiskCopy {
     disk: u16,
     noted: AtomicU32,
 }
@@ -149,9 +149,9 @@ impl Hot {
             has_date: meta.headers.contains_key(header::DATE),
             names: names_of(&meta.headers),
             values,
-            rare: Rare::of(meta),
+            rare: RareFields::of(meta),
             order,
-            copy_of: disk.map(|disk| CopyOf { disk, noted }),
+            copy_of: disk.map(|disk| DiskCopy { disk, noted }),
         }
     }
 
@@ -247,7 +247,7 @@ impl Hot {
     }
 
     /// Whether a purge of `site` by `tags` means it.
-    pub fn is_tagged(&self, site: &str, tags: &Tags) -> bool {
+    pub fn is_tagged(&self, site: &str, tags: &PurgeTags) -> bool {
         let Some(rare) = &self.rare else { return false };
         tags.covers(rare.tags.iter().map(HeaderValue::as_bytes))
             && self.key().is_some_and(|key| key.site() == site)
@@ -305,8 +305,8 @@ fn sent(fields: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)>
     fields.iter().filter(|(name, _)| **name != TAG_FIELD)
 }
 
-/// The names of those of `fields` that are sent, one for each value, shared with whoever has the
-/// same ones.
+/// The names of those of `fields` that are sent, one for each value, shared by all heads that have
+/// the same ones.
 fn names_of(fields: &HeaderMap) -> Arc<[HeaderName]> {
     let mut lists = LISTS.lock();
     let names = || sent(fields).map(|(name, _)| name);
@@ -335,7 +335,7 @@ mod tests {
     use crate::memory::tests::meta;
     use crate::nix::Class;
     use crate::object::{Tag, Variant};
-    use crate::policy::head::Source;
+    use crate::policy::head::AnswerSource;
     use crate::rfc::CacheStatus;
     use std::time::Duration;
 
@@ -396,10 +396,10 @@ mod tests {
                 written.append(name, HeaderValue::from_str(value).unwrap());
             }
             let (none, value) = (HeaderMap::new(), status.to_header_value());
-            let source = Source::Stored;
+            let source = AnswerSource::Stored;
             let mut head =
                 policy::head::client_head(none, hot.fields(), &hot.facts, now, source, value);
-            // Whoever sends the body says how long it is.
+            // The sender of the body states its length.
             head.remove(header::CONTENT_LENGTH);
             assert_eq!(written, head, "{stored:?}");
         }
@@ -409,7 +409,7 @@ mod tests {
     fn tags_are_kept_apart_from_what_is_sent() {
         let lines = [("etag", "\"a\""), ("surrogate-key", "x y"), ("surrogate-key", "z")];
         let meta = Meta { headers: fields(&lines), ..Meta::clone(&meta("/a")) };
-        let tags = |name| Tags::new([Tag::parse(name).unwrap()]);
+        let tags = |name| PurgeTags::new([Tag::parse(name).unwrap()]);
         let hot = Hot::new(&meta, b"body");
         assert_eq!(hot.headers(), fields(&lines[..1]));
         assert_eq!(hot.meta().headers, fields(&lines));

@@ -27,17 +27,17 @@ mod shelf;
 #[cfg(test)]
 mod tests;
 
-pub use history::Seen;
+pub use history::HistoryMark;
 pub use hot::Hot;
 
 use crate::clock::Timestamp;
 use crate::config;
 use crate::metrics::Metrics;
-use crate::object::{Key, KeyHash, Meta, NarClaim, Tags};
+use crate::object::{Key, KeyHash, Meta, NarClaim, PurgeTags};
 use history::{Histories, History};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Weighter};
-use shelf::{Counts, ENTRY_OVERHEAD, Shelf};
+use shelf::{ENTRY_OVERHEAD, RemovalCounters, Shelf};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ const CLAIMS_DIVISOR: u64 = 16;
 
 /// Bytes and objects that a tier holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct TierUsage {
     /// Bytes, overhead included.
     pub bytes: u64,
     /// Objects.
@@ -88,7 +88,7 @@ impl Claimant {
 
 /// An object that is to become visible.
 #[derive(Debug, Clone, Copy)]
-pub struct Coming<'a> {
+pub struct NewObject<'a> {
     /// The object itself; none if it is not kept in memory.
     pub hot: Option<&'a Arc<Hot>>,
     /// Its number among the publications.
@@ -119,7 +119,7 @@ impl fmt::Debug for Memory {
 
 impl Memory {
     /// An empty tier with the budgets of `settings`; what leaves it is counted in `metrics`.
-    pub fn new(settings: &config::Memory, metrics: &Metrics) -> Self {
+    pub fn new(settings: &config::MemorySettings, metrics: &Metrics) -> Self {
         let claims_size = settings.size / CLAIMS_DIVISOR;
         let claims = Cache::with_options(
             shelf::options(claims_size),
@@ -142,13 +142,13 @@ impl Memory {
     }
 
     /// This moment, before `key` is looked up on disk.
-    pub fn seen(&self, key: &Key) -> Seen {
+    pub fn seen(&self, key: &Key) -> HistoryMark {
         self.histories.of(key.as_str()).seen()
     }
 
     /// Makes an object visible in place of what is older, be it here or not; false if a response is
     /// here that came later and was published while this one was fetched.
-    pub fn publish(&self, key: &Key, coming: &Coming<'_>) -> bool {
+    pub fn publish(&self, key: &Key, coming: &NewObject<'_>) -> bool {
         let mut history = self.histories.of(key.as_str());
         let there = self.hot.peek(key.as_str());
         let is_later = |there: &Arc<Hot>| {
@@ -184,7 +184,7 @@ impl Memory {
 
     /// Keeps a small object that was read from disk since `seen`, unless something newer came
     /// meanwhile; gives that instead if it is here.
-    pub fn heat(&self, key: &Key, hot: Arc<Hot>, seen: Seen) -> Arc<Hot> {
+    pub fn heat(&self, key: &Key, hot: Arc<Hot>, seen: HistoryMark) -> Arc<Hot> {
         let history = self.histories.of(key.as_str());
         if let Some(there) = self.hot.peek(key.as_str()) {
             return there;
@@ -197,7 +197,7 @@ impl Memory {
 
     /// Gives a publication another head, if it is there still: here, or on the disk, which had it
     /// at `stored` or later.
-    pub fn renew(&self, key: &Key, hot: &Arc<Hot>, stored: Option<Seen>) {
+    pub fn renew(&self, key: &Key, hot: &Arc<Hot>, stored: Option<HistoryMark>) {
         let history = self.histories.of(key.as_str());
         let is_there = match self.hot.peek(key.as_str()) {
             Some(there) => there.order() == hot.order(),
@@ -254,7 +254,7 @@ impl Memory {
 
     /// Keeps a claim that was read from disk since `seen`, unless another one came meanwhile, which
     /// is given instead if it is here.
-    pub fn heat_claim(&self, key: &Key, claim: HeldClaim, seen: Seen) -> HeldClaim {
+    pub fn heat_claim(&self, key: &Key, claim: HeldClaim, seen: HistoryMark) -> HeldClaim {
         let history = self.histories.of(key.as_str());
         if let Some(there) = self.claims.peek(key) {
             return there;
@@ -300,7 +300,7 @@ impl Memory {
 
     /// Forgets every object of `site` that has one of `tags`, remembered absences included; how
     /// many of the hot ones there were.
-    pub fn remove_tagged(&self, site: &str, tags: &Tags) -> u64 {
+    pub fn remove_tagged(&self, site: &str, tags: &PurgeTags) -> u64 {
         self.remove_hot(|hot| hot.is_tagged(site, tags))
     }
 
@@ -350,20 +350,24 @@ impl Memory {
     }
 
     /// What the hot objects take.
-    pub fn usage(&self) -> Usage {
-        Usage { bytes: self.hot.bytes(), objects: self.hot.objects() }
+    pub fn usage(&self) -> TierUsage {
+        TierUsage { bytes: self.hot.bytes(), objects: self.hot.objects() }
     }
 
     /// What the remembered absences take.
-    pub fn absent_usage(&self) -> Usage {
-        Usage { bytes: self.absent.bytes(), objects: self.absent.objects() }
+    pub fn absent_usage(&self) -> TierUsage {
+        TierUsage { bytes: self.absent.bytes(), objects: self.absent.objects() }
     }
 }
 
 /// Counts of what leaves a tier: one addition for each.
-fn counts(tier: &str, metrics: &Metrics) -> Counts {
+fn counts(tier: &str, metrics: &Metrics) -> RemovalCounters {
     let counter = |reason| metrics.evictions.with_label_values(&[tier, reason]);
-    Counts { size: counter("size"), replaced: counter("replaced"), removed: counter("removed") }
+    RemovalCounters {
+        size: counter("size"),
+        replaced: counter("replaced"),
+        removed: counter("removed"),
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -1,10 +1,9 @@
 //! Small objects by their keys, within a budget of bytes. Shared by all that look something up; a
 //! lock for each shard, held for one look-up or one change.
 //!
-//! An object is looked up by 64 bits drawn from its key and a secret of the process, and is the one
-//! that was meant only where the text of its key is: so that a look-up touches the table and the
-//! object, and no key beside them. Two keys with the same bits, which nobody can bring about who
-//! does not know the secret, cost a miss.
+//! An object is looked up by 64 bits drawn from its key and a secret of the process, and the text
+//! of its key is compared then. So a look-up touches the table and the object, and no key beside
+//! them. Two keys with the same bits cost a miss; without the secret they cannot be constructed.
 
 use super::hot::Hot;
 use crate::random;
@@ -41,14 +40,14 @@ pub(super) fn options(size: u64) -> Options {
 
 /// The objects.
 pub(super) struct Shelf {
-    entries: Cache<Digest, Arc<Hot>, Weigher, BuildHasherDefault<Digested>, Leaving>,
+    entries: Cache<KeyDigest, Arc<Hot>, Weigher, BuildHasherDefault<DigestHasher>, EvictedObjects>,
     seed: u64,
-    left: Counts,
+    left: RemovalCounters,
 }
 
 /// Counts of what leaves, by reason.
 #[derive(Debug, Clone)]
-pub(super) struct Counts {
+pub(super) struct RemovalCounters {
     /// For want of room.
     pub(super) size: IntCounter,
     /// For a newer one.
@@ -65,8 +64,8 @@ impl fmt::Debug for Shelf {
 
 impl Shelf {
     /// An empty one of `size` bytes.
-    pub(super) fn new(size: u64, left: Counts) -> Self {
-        let leaving = Leaving(left.clone());
+    pub(super) fn new(size: u64, left: RemovalCounters) -> Self {
+        let leaving = EvictedObjects(left.clone());
         let hasher = BuildHasherDefault::default();
         Self {
             entries: Cache::with_options(options(size), Weigher, hasher, leaving),
@@ -136,16 +135,16 @@ impl Shelf {
         self.entries.len() as u64
     }
 
-    fn digest(&self, key: &str) -> Digest {
-        Digest(xxh3_64_with_seed(key.as_bytes(), self.seed))
+    fn digest(&self, key: &str) -> KeyDigest {
+        KeyDigest(xxh3_64_with_seed(key.as_bytes(), self.seed))
     }
 }
 
 /// What a key is looked up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Digest(u64);
+struct KeyDigest(u64);
 
-impl Hash for Digest {
+impl Hash for KeyDigest {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0);
     }
@@ -153,9 +152,9 @@ impl Hash for Digest {
 
 /// Takes a digest for its own hash.
 #[derive(Debug, Default)]
-struct Digested(u64);
+struct DigestHasher(u64);
 
-impl Hasher for Digested {
+impl Hasher for DigestHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -172,24 +171,24 @@ impl Hasher for Digested {
 #[derive(Debug, Clone)]
 struct Weigher;
 
-impl Weighter<Digest, Arc<Hot>> for Weigher {
-    fn weight(&self, _: &Digest, hot: &Arc<Hot>) -> u64 {
+impl Weighter<KeyDigest, Arc<Hot>> for Weigher {
+    fn weight(&self, _: &KeyDigest, hot: &Arc<Hot>) -> u64 {
         (ENTRY_OVERHEAD + hot.bytes()) as u64
     }
 }
 
 /// Gathers what an insertion drives out, so that it is dropped outside the lock, and counted.
 #[derive(Debug, Clone)]
-struct Leaving(Counts);
+struct EvictedObjects(RemovalCounters);
 
-impl Lifecycle<Digest, Arc<Hot>> for Leaving {
+impl Lifecycle<KeyDigest, Arc<Hot>> for EvictedObjects {
     type RequestState = Vec<Arc<Hot>>;
 
     fn begin_request(&self) -> Self::RequestState {
         Vec::new()
     }
 
-    fn on_evict(&self, left: &mut Self::RequestState, _: Digest, hot: Arc<Hot>) {
+    fn on_evict(&self, left: &mut Self::RequestState, _: KeyDigest, hot: Arc<Hot>) {
         left.push(hot);
     }
 

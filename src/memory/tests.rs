@@ -12,7 +12,7 @@ pub(super) fn meta(path: &str) -> Meta {
 }
 
 fn memory(size: u64, absent_size: u64) -> Memory {
-    Memory::new(&config::Memory { size, absent_size }, &Metrics::new().unwrap())
+    Memory::new(&config::MemorySettings { size, absent_size }, &Metrics::new().unwrap())
 }
 
 fn named(path: &str) -> Key {
@@ -31,7 +31,7 @@ fn hot(path: &str, bytes: usize) -> Arc<Hot> {
 
 fn publish(memory: &Memory, key: &Key, hot: &Arc<Hot>) -> bool {
     let response_time = hot.facts.response_time;
-    let coming = Coming { hot: Some(hot), order: hot.order(), response_time, since: u64::MAX };
+    let coming = NewObject { hot: Some(hot), order: hot.order(), response_time, since: u64::MAX };
     memory.publish(key, &coming)
 }
 
@@ -87,7 +87,7 @@ fn what_is_read_from_disk_replaces_nothing_newer() {
 /// Publishes what is not kept here.
 fn supersede(memory: &Memory, key: &Key) {
     let (order, response_time) = (next_order(), Timestamp::from_secs(0));
-    let coming = Coming { hot: None, order, response_time, since: u64::MAX };
+    let coming = NewObject { hot: None, order, response_time, since: u64::MAX };
     assert!(memory.publish(key, &coming));
 }
 
@@ -124,7 +124,7 @@ fn a_response_that_came_earlier_is_refused_if_a_later_one_was_published_meanwhil
     };
     let publish = |hot: &Arc<Hot>, since| {
         let response_time = hot.facts.response_time;
-        let coming = Coming { hot: Some(hot), order: hot.order(), response_time, since };
+        let coming = NewObject { hot: Some(hot), order: hot.order(), response_time, since };
         memory.publish(&key, &coming)
     };
     assert!(publish(&at(2), since));
@@ -187,7 +187,7 @@ fn in_any_order_of_steps_memory_has_what_the_disk_has_or_nothing() {
                     (disk.insert(length), disk.1.clone())
                 };
                 let (hot, response_time) = (hot.as_ref(), Timestamp::from_secs(0));
-                let coming = Coming { hot, order, response_time, since: u64::MAX };
+                let coming = NewObject { hot, order, response_time, since: u64::MAX };
                 tiers.0.publish(&named("/a"), &coming);
             })
         };
@@ -310,7 +310,7 @@ fn the_budget_holds() {
 #[test]
 fn what_has_no_room_at_all_is_not_kept_and_counted() {
     let metrics = Metrics::new().unwrap();
-    let settings = config::Memory { size: 1 << 16, absent_size: 1 << 14 };
+    let settings = config::MemorySettings { size: 1 << 16, absent_size: 1 << 14 };
     let memory = Memory::new(&settings, &metrics);
     put(&memory, "/a", 1);
     put(&memory, "/a", 1 << 16);
@@ -356,7 +356,7 @@ fn what_has_a_tag_is_forgotten_or_made_stale_together() {
         put_tagged(&memory, path, tags);
     }
     put(&memory, "/d", 1);
-    let tags = Tags::new([Tag::parse("y").unwrap()]);
+    let tags = PurgeTags::new([Tag::parse("y").unwrap()]);
     assert_eq!(memory.invalidate(|hot| hot.is_tagged("other", &tags)), 0);
     assert_eq!(memory.invalidate(|hot| hot.is_tagged("s", &tags)), 2);
     assert_eq!(memory.invalidate(|hot| hot.is_tagged("s", &tags)), 0, "stale already");
@@ -370,7 +370,7 @@ fn what_has_a_tag_is_forgotten_or_made_stale_together() {
 #[test]
 fn what_leaves_is_counted_by_reason() {
     let metrics = Metrics::new().unwrap();
-    let settings = config::Memory { size: 1 << 18, absent_size: 1 << 14 };
+    let settings = config::MemorySettings { size: 1 << 18, absent_size: 1 << 14 };
     let memory = Memory::new(&settings, &metrics);
     let count = |tier, reason| metrics.evictions.with_label_values(&[tier, reason]).get();
     put(&memory, "/a", 10);

@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 
 /// The metrics of a registry, and the names that the config gives.
 #[derive(Debug)]
-pub(super) struct Printed {
+pub(super) struct Export {
     registered: Registrar,
-    names: Mutex<Names>,
+    names: Mutex<ConfiguredNames>,
 }
 
-impl Printed {
+impl Export {
     /// What `registered` has made.
     pub(super) fn of(registered: Registrar) -> Self {
         Self { registered, names: Mutex::default() }
@@ -71,19 +71,19 @@ impl Printed {
 
 /// What the config names and named, by label.
 #[derive(Debug, Default)]
-struct Names {
-    sites: Named,
-    origins: Named,
+struct ConfiguredNames {
+    sites: LabelNames,
+    origins: LabelNames,
 }
 
 /// The names of one kind.
 #[derive(Debug, Default)]
-struct Named {
+struct LabelNames {
     now: BTreeSet<String>,
     gone: BTreeSet<String>,
 }
 
-impl Named {
+impl LabelNames {
     fn replace(&mut self, now: BTreeSet<String>) {
         self.gone.append(&mut self.now);
         self.gone.retain(|name| !now.contains(name));
@@ -91,7 +91,7 @@ impl Named {
     }
 }
 
-impl Names {
+impl ConfiguredNames {
     /// Whether `value` of `label` was named by an earlier config alone.
     fn is_gone(&self, label: &str, value: &str) -> bool {
         match label {

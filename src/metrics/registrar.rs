@@ -2,7 +2,7 @@
 //! until [`super::Metrics`] is made; no locks.
 
 use super::definition::{Definition, MetricKind};
-use super::sharded::Sharded;
+use super::sharded::ShardedMetric;
 use prometheus::core::Collector;
 use prometheus::{
     CounterVec, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
@@ -22,25 +22,25 @@ pub(super) struct Registrar {
     pub(super) entries: Vec<MetricEntry>,
 }
 
-type Registering<M> = Result<M, prometheus::Error>;
+type Registration<M> = Result<M, prometheus::Error>;
 
 impl Registrar {
-    pub(super) fn counters(&mut self, what: &'static Definition) -> Registering<IntCounterVec> {
+    pub(super) fn counters(&mut self, what: &'static Definition) -> Registration<IntCounterVec> {
         self.enter(MetricKind::Counter, what, what.counters()?)
     }
 
     pub(super) fn sharded_counters(
         &mut self,
         what: &'static Definition,
-    ) -> Registering<Sharded<IntCounterVec>> {
-        self.enter(MetricKind::Counter, what, Sharded::new(|| what.counters())?)
+    ) -> Registration<ShardedMetric<IntCounterVec>> {
+        self.enter(MetricKind::Counter, what, ShardedMetric::new(|| what.counters())?)
     }
 
-    pub(super) fn counter(&mut self, what: &'static Definition) -> Registering<IntCounter> {
+    pub(super) fn counter(&mut self, what: &'static Definition) -> Registration<IntCounter> {
         self.enter(MetricKind::Counter, what, IntCounter::with_opts(what.options())?)
     }
 
-    pub(super) fn sums(&mut self, what: &'static Definition) -> Registering<CounterVec> {
+    pub(super) fn sums(&mut self, what: &'static Definition) -> Registration<CounterVec> {
         let made = CounterVec::new(what.options(), &what.label_names())?;
         self.enter(MetricKind::Counter, what, made)
     }
@@ -50,34 +50,34 @@ impl Registrar {
         mut self,
         what: &'static Definition,
         counters: &IntCounterVec,
-    ) -> Registering<Self> {
+    ) -> Registration<Self> {
         self.enter(MetricKind::Counter, what, counters.clone())?;
         Ok(self)
     }
 
-    pub(super) fn gauges(&mut self, what: &'static Definition) -> Registering<IntGaugeVec> {
+    pub(super) fn gauges(&mut self, what: &'static Definition) -> Registration<IntGaugeVec> {
         let made = IntGaugeVec::new(what.options(), &what.label_names())?;
         self.enter(MetricKind::Gauge, what, made)
     }
 
-    pub(super) fn gauge(&mut self, what: &'static Definition) -> Registering<IntGauge> {
+    pub(super) fn gauge(&mut self, what: &'static Definition) -> Registration<IntGauge> {
         self.enter(MetricKind::Gauge, what, IntGauge::with_opts(what.options())?)
     }
 
-    pub(super) fn ratios(&mut self, what: &'static Definition) -> Registering<GaugeVec> {
+    pub(super) fn ratios(&mut self, what: &'static Definition) -> Registration<GaugeVec> {
         let made = GaugeVec::new(what.options(), &what.label_names())?;
         self.enter(MetricKind::Gauge, what, made)
     }
 
-    pub(super) fn seconds(&mut self, what: &'static Definition) -> Registering<HistogramVec> {
+    pub(super) fn seconds(&mut self, what: &'static Definition) -> Registration<HistogramVec> {
         self.enter(MetricKind::Histogram, what, what.seconds()?)
     }
 
     pub(super) fn sharded_seconds(
         &mut self,
         what: &'static Definition,
-    ) -> Registering<Sharded<HistogramVec>> {
-        self.enter(MetricKind::Histogram, what, Sharded::new(|| what.seconds())?)
+    ) -> Registration<ShardedMetric<HistogramVec>> {
+        self.enter(MetricKind::Histogram, what, ShardedMetric::new(|| what.seconds())?)
     }
 
     fn enter<M>(
@@ -85,7 +85,7 @@ impl Registrar {
         kind: MetricKind,
         definition: &'static Definition,
         metric: M,
-    ) -> Registering<M>
+    ) -> Registration<M>
     where
         M: Collector + Clone + 'static,
     {

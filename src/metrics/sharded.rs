@@ -1,5 +1,5 @@
 //! Metrics that every request adds to. Each thread has a shard of its own, so that cores do not
-//! pass one cache line around; whoever reads gets the sum. Made once at start and shared; no locks
+//! pass one cache line around; a scrape gets the sum. Made once at start and shared; no locks
 //! of its own.
 
 use prometheus::core::{Collector, Desc};
@@ -45,9 +45,9 @@ impl Shard {
 
 /// A metric once for each shard.
 #[derive(Debug, Clone)]
-pub(super) struct Sharded<M>(Arc<[M]>);
+pub(super) struct ShardedMetric<M>(Arc<[M]>);
 
-impl<M> Sharded<M> {
+impl<M> ShardedMetric<M> {
     /// As many as there are shards, each made by `make`; all must have the same name and labels.
     pub(super) fn new(
         mut make: impl FnMut() -> Result<M, prometheus::Error>,
@@ -61,7 +61,7 @@ impl<M> Sharded<M> {
     }
 }
 
-impl<M: Collector> Collector for Sharded<M> {
+impl<M: Collector> Collector for ShardedMetric<M> {
     fn desc(&self) -> Vec<&Desc> {
         self.0.first().map(Collector::desc).unwrap_or_default()
     }
@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn what_every_shard_counted_is_added_up() {
         let counters =
-            Sharded::new(|| IntCounterVec::new(Opts::new("requests", "help"), &["class"])).unwrap();
+            ShardedMetric::new(|| IntCounterVec::new(Opts::new("requests", "help"), &["class"]))
+                .unwrap();
         for shard in all() {
             counters.shard(shard).unwrap().with_label_values(&["nar"]).inc_by(2);
         }
@@ -150,7 +151,7 @@ mod tests {
             let options = HistogramOpts::new("seconds", "help").buckets(vec![1.0, 2.0]);
             HistogramVec::new(options, &["class"])
         };
-        let seconds = Sharded::new(make).unwrap();
+        let seconds = ShardedMetric::new(make).unwrap();
         for shard in all() {
             seconds.shard(shard).unwrap().with_label_values(&["nar"]).observe(1.5);
         }

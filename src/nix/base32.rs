@@ -17,7 +17,7 @@ const VALUES: [u8; 256] = values();
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Base32Error {
     /// Too short or too long.
-    #[error("{found} characters where {expected} base-32 digits are needed")]
+    #[error("{found} characters in place of {expected} base-32 digits")]
     Length {
         /// Digits that the value takes.
         expected: usize,
@@ -97,7 +97,7 @@ fn value_of(byte: u8) -> u8 {
     VALUES.get(usize::from(byte)).copied().unwrap_or(NO_DIGIT)
 }
 
-#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, where it cannot fail")]
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time only")]
 const fn values() -> [u8; 256] {
     let mut values = [NO_DIGIT; 256];
     let mut value: u8 = 0;

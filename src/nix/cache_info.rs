@@ -1,5 +1,5 @@
 //! `nix-cache-info`: what a cache says of itself (Nix: `src/libstore/binary-cache-store.cc`). Pure.
-//! Lines that nobody knows pass unchanged; a site may answer some fields in its own way.
+//! Unknown lines pass unchanged; a site may answer some fields in its own way.
 
 use super::store_path::{StoreDir, StorePathError};
 use std::fmt;
@@ -14,7 +14,7 @@ const PRIORITY: &str = "Priority";
 /// What a cache says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheInfo {
-    /// `StoreDir`: the store whose paths it holds.
+    /// `StoreDir`: the store of the paths that it holds.
     pub store_dir: StoreDir,
     /// `WantMassQuery`: whether clients may ask for many paths that they do not need yet.
     pub wants_mass_query: bool,
@@ -24,7 +24,7 @@ pub struct CacheInfo {
 
 /// Fields that a site answers in its own way; `None` leaves them as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overrides {
+pub struct CacheInfoFields {
     /// `StoreDir`.
     pub store_dir: Option<StoreDir>,
     /// `WantMassQuery`.
@@ -94,13 +94,13 @@ impl fmt::Display for CacheInfo {
     }
 }
 
-impl Overrides {
+impl CacheInfoFields {
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// `original` with the overridden fields in place of its own, or at its end where it has none.
+    /// `original` with the overridden fields in place of its own, or at its end if it has none.
     /// Every other line stays byte for byte. `original` must be a `nix-cache-info`.
     pub fn apply(&self, original: &[u8]) -> Result<String, CacheInfoError> {
         CacheInfo::parse(original)?;
@@ -110,21 +110,21 @@ impl Overrides {
             (WANT_MASS_QUERY, self.wants_mass_query.map(|wants| u8::from(wants).to_string())),
             (PRIORITY, self.priority.map(|priority| priority.to_string())),
         ]
-        .map(|(key, value)| value.map(|value| (key, value, Written::No)));
+        .map(|(key, value)| value.map(|value| (key, value, FieldPresence::No)));
         let mut changed = String::with_capacity(text.len() + 64);
         for line in text.split_inclusive('\n') {
             let key = field(line).map(|(key, _)| key);
             match fields.iter_mut().flatten().find(|(own, _, _)| Some(*own) == key) {
                 None => changed.push_str(line),
-                Some((_, _, Written::Yes)) => {}
+                Some((_, _, FieldPresence::Yes)) => {}
                 Some((key, value, written)) => {
                     push_field(&mut changed, key, value);
-                    *written = Written::Yes;
+                    *written = FieldPresence::Yes;
                 }
             }
         }
         for (key, value, written) in fields.iter().flatten() {
-            if *written == Written::No {
+            if *written == FieldPresence::No {
                 push_field(&mut changed, key, value);
             }
         }
@@ -134,7 +134,7 @@ impl Overrides {
 
 /// Whether an overridden field stands in the text already.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Written {
+enum FieldPresence {
     Yes,
     No,
 }
@@ -168,8 +168,8 @@ mod tests {
     /// What cache.nixos.org says.
     const PUBLIC: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n";
 
-    fn priority(priority: u32) -> Overrides {
-        Overrides { priority: Some(priority), ..Overrides::default() }
+    fn priority(priority: u32) -> CacheInfoFields {
+        CacheInfoFields { priority: Some(priority), ..CacheInfoFields::default() }
     }
 
     #[test]
@@ -212,15 +212,15 @@ mod tests {
         let odd = "X:1\r\nPriority: 5\nStoreDir: /nix/store\nPriority: 6\n odd";
         let changed = priority(30).apply(odd.as_bytes()).unwrap();
         assert_eq!(changed, "X:1\r\nPriority: 30\nStoreDir: /nix/store\n odd");
-        let all = Overrides {
+        let all = CacheInfoFields {
             store_dir: StoreDir::new("/srv/store").ok(),
             wants_mass_query: Some(true),
             priority: Some(1),
         };
         let changed = all.apply(b"StoreDir: /nix/store").unwrap();
         assert_eq!(changed, "StoreDir: /srv/store\nWantMassQuery: 1\nPriority: 1\n");
-        assert!(Overrides::default().is_empty() && !all.is_empty());
-        assert_eq!(Overrides::default().apply(odd.as_bytes()).unwrap(), odd);
+        assert!(CacheInfoFields::default().is_empty() && !all.is_empty());
+        assert_eq!(CacheInfoFields::default().apply(odd.as_bytes()).unwrap(), odd);
         let unended = priority(9).apply(b"StoreDir: /nix/store").unwrap();
         assert_eq!(unended, "StoreDir: /nix/store\nPriority: 9\n");
     }

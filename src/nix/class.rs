@@ -75,7 +75,7 @@ impl Class {
         Self::ALL.into_iter().find(|class| class.as_str() == name)
     }
 
-    /// The `Content-Type` where the origin says none.
+    /// The `Content-Type` if the origin states none.
     pub const fn content_type(self) -> &'static str {
         match self {
             Self::Narinfo => "text/x-nix-narinfo",
@@ -91,7 +91,7 @@ impl Class {
 
 /// The class of the object at `path`, canonical, decoded, with its leading `/`.
 ///
-/// `None` outside the grammar of a binary cache: nothing is there, and nobody is asked.
+/// `None` outside the grammar of a binary cache: nothing is there, and no origin is asked.
 pub fn classify(path: &str) -> Option<Class> {
     let path = path.strip_prefix('/')?;
     // At once for what is asked for most: to look for a byte is cheaper than to split a string.
@@ -119,7 +119,7 @@ pub fn hash_part_of(path: &str) -> Option<&str> {
     store_path::is_hash_part(hash_part).then_some(hash_part)
 }
 
-/// The SHA-256 that the file at `path` must have, where its name says so: `/nar/<52 digits>.nar.xz`
+/// The SHA-256 that the file at `path` must have, if its name says so: `/nar/<52 digits>.nar.xz`
 /// or `.bz2`. Never for `.nar.zst` and `.nar`: those are named by the hash of what is inside.
 pub fn file_hash_of(path: &str) -> Option<[u8; 32]> {
     let name = path.strip_prefix("/nar/")?;

@@ -64,7 +64,7 @@ pub enum HashError {
     Base32 {
         /// What it should be a digest of.
         algorithm: HashAlgorithm,
-        /// Where it is wrong.
+        /// What is wrong, and at which digit.
         source: Base32Error,
     },
     /// Not canonical base 64 with padding.
@@ -114,10 +114,10 @@ impl NixHash {
     /// Reads `algorithm:digest` (base 16, 32 or 64) or SRI, `algorithm-digest` (base 64).
     pub fn parse(text: &str) -> Result<Self, HashError> {
         let (name, digest, form) = match text.split_once(':') {
-            Some((name, digest)) => (name, digest, Form::ByLength),
+            Some((name, digest)) => (name, digest, DigestForm::ByLength),
             None => text
                 .split_once('-')
-                .map(|(name, digest)| (name, digest, Form::Base64))
+                .map(|(name, digest)| (name, digest, DigestForm::Base64))
                 .ok_or(HashError::NoAlgorithm)?,
         };
         let algorithm = HashAlgorithm::named(name).ok_or(HashError::UnknownAlgorithm)?;
@@ -151,7 +151,7 @@ impl NixHash {
         }
     }
 
-    /// The digest where it is a SHA-256, the only one that is ever compared with a body.
+    /// The digest if it is a SHA-256, the only one that is ever compared with a body.
     pub const fn sha256(&self) -> Option<[u8; 32]> {
         match self {
             Self::Sha256(bytes) => Some(*bytes),
@@ -203,7 +203,7 @@ pub(super) fn digest_bytes(digest: &aws_lc_rs::digest::Digest) -> [u8; 32] {
 
 /// What the separator says of the digest's form.
 #[derive(Clone, Copy)]
-enum Form {
+enum DigestForm {
     /// After `:`.
     ByLength,
     /// After `-`.
@@ -213,19 +213,19 @@ enum Form {
 fn read<const N: usize>(
     algorithm: HashAlgorithm,
     text: &str,
-    form: Form,
+    form: DigestForm,
 ) -> Result<[u8; N], HashError> {
     match form {
-        Form::ByLength if text.len() == N * 2 => {
+        DigestForm::ByLength if text.len() == N * 2 => {
             read_base16(text).ok_or(HashError::Base16 { algorithm })
         }
-        Form::ByLength if text.len() == base32::encoded_len(N) => {
+        DigestForm::ByLength if text.len() == base32::encoded_len(N) => {
             base32::decode(text).map_err(|source| HashError::Base32 { algorithm, source })
         }
-        Form::ByLength if text.len() != N.div_ceil(3) * 4 => {
+        DigestForm::ByLength if text.len() != N.div_ceil(3) * 4 => {
             Err(HashError::Length { algorithm, found: text.len() })
         }
-        Form::ByLength | Form::Base64 => STANDARD
+        DigestForm::ByLength | DigestForm::Base64 => STANDARD
             .decode(text)
             .ok()
             .and_then(|bytes| bytes.try_into().ok())

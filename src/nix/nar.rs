@@ -10,7 +10,7 @@ const ALIGNMENT: usize = 8;
 
 /// A file tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Node {
+pub enum NarNode {
     /// A file with these bytes.
     Regular(Vec<u8>),
     /// A file with these bytes that may be executed.
@@ -23,7 +23,7 @@ pub enum Node {
 
 /// A folder: its entries by name, sorted as NARs sort them, by bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Directory(BTreeMap<String, Node>);
+pub struct Directory(BTreeMap<String, NarNode>);
 
 /// A name that no entry of a folder may have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +40,7 @@ impl Directory {
     }
 
     /// Adds an entry, in place of another of the same name.
-    pub fn insert(&mut self, name: &str, node: Node) -> Result<(), EntryNameError> {
+    pub fn insert(&mut self, name: &str, node: NarNode) -> Result<(), EntryNameError> {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
             return Err(EntryNameError { name: name.to_owned() });
         }
@@ -49,13 +49,13 @@ impl Directory {
     }
 
     /// Adds an entry and gives the folder back; for building trees in one expression.
-    pub fn with(mut self, name: &str, node: Node) -> Result<Self, EntryNameError> {
+    pub fn with(mut self, name: &str, node: NarNode) -> Result<Self, EntryNameError> {
         self.insert(name, node)?;
         Ok(self)
     }
 }
 
-impl Node {
+impl NarNode {
     /// Writes the archive.
     pub fn write_nar<W: Write>(&self, to: &mut W) -> io::Result<()> {
         write_string(to, b"nix-archive-1")?;
@@ -64,7 +64,7 @@ impl Node {
 
     /// SHA-256 and length in bytes of the archive: `NarHash` and `NarSize`.
     pub fn nar_hash(&self) -> io::Result<([u8; 32], u64)> {
-        let mut sink = Sink::default();
+        let mut sink = NarHasher::default();
         self.write_nar(&mut sink)?;
         Ok((digest_bytes(&sink.sha256.finish()), sink.bytes))
     }
@@ -106,18 +106,18 @@ fn write_string<W: Write>(to: &mut W, string: &[u8]) -> io::Result<()> {
 }
 
 /// Hashes and counts what is written.
-struct Sink {
+struct NarHasher {
     sha256: aws_lc_rs::digest::Context,
     bytes: u64,
 }
 
-impl Default for Sink {
+impl Default for NarHasher {
     fn default() -> Self {
         Self { sha256: aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256), bytes: 0 }
     }
 }
 
-impl Write for Sink {
+impl Write for NarHasher {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.sha256.update(bytes);
         self.bytes += u64::try_from(bytes.len()).map_err(io::Error::other)?;
@@ -136,26 +136,26 @@ mod tests {
     use proptest::prelude::{any, proptest};
 
     /// Each kind of node; `a-b` sorts between `a` and `b`, by bytes.
-    fn tree() -> Result<Node, EntryNameError> {
+    fn tree() -> Result<NarNode, EntryNameError> {
         let a = Directory::new()
-            .with("x", Node::Regular(b"hello\n".to_vec()))?
-            .with("eight", Node::Regular(b"12345678".to_vec()))?
-            .with("none", Node::Regular(Vec::new()))?;
+            .with("x", NarNode::Regular(b"hello\n".to_vec()))?
+            .with("eight", NarNode::Regular(b"12345678".to_vec()))?
+            .with("none", NarNode::Regular(Vec::new()))?;
         let b = Directory::new()
-            .with("run", Node::Executable(b"#!/bin/sh\necho hi\n".to_vec()))?
-            .with("link", Node::Symlink("../a/x".to_owned()))?
-            .with("empty", Node::Directory(Directory::new()))?;
+            .with("run", NarNode::Executable(b"#!/bin/sh\necho hi\n".to_vec()))?
+            .with("link", NarNode::Symlink("../a/x".to_owned()))?
+            .with("empty", NarNode::Directory(Directory::new()))?;
         let root = Directory::new()
-            .with("b", Node::Directory(b))?
-            .with("a-b", Node::Regular(b"z".to_vec()))?
-            .with("a", Node::Directory(a))?;
-        Ok(Node::Directory(root))
+            .with("b", NarNode::Directory(b))?
+            .with("a-b", NarNode::Regular(b"z".to_vec()))?
+            .with("a", NarNode::Directory(a))?;
+        Ok(NarNode::Directory(root))
     }
 
     /// SHA-256 and size of what `nix-store --dump` of Nix 2.8.0 wrote for the same trees.
     #[test]
     fn archives_agree_with_nix() {
-        let run = Node::Executable(b"#!/bin/sh\necho hi\n".to_vec());
+        let run = NarNode::Executable(b"#!/bin/sh\necho hi\n".to_vec());
         for (node, expected, size) in [
             (
                 tree().unwrap(),
@@ -163,18 +163,18 @@ mod tests {
                 Some(1792),
             ),
             (
-                Node::Regular(b"hello\n".to_vec()),
+                NarNode::Regular(b"hello\n".to_vec()),
                 "1c37d01af40be2e80691de3cc3df44377a699afbb17c68f080964b2fd071fc13",
                 Some(120),
             ),
             (run, "5e0accf02cedede5e4119ffa15e79e79a5fb1fb9bc43c3d434f33227a14477a0", None),
             (
-                Node::Symlink("target".to_owned()),
+                NarNode::Symlink("target".to_owned()),
                 "cb8c62caf2a8997b253ed067d456dab52f8e9814d710c4b3e21dc610c678c774",
                 None,
             ),
             (
-                Node::Directory(Directory::new()),
+                NarNode::Directory(Directory::new()),
                 "a50a5ab6d992f5598edd92105059fae9acfc192981e08bd88534c2167e92526a",
                 None,
             ),
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn no_entry_leaves_its_folder() {
         for name in ["", ".", "..", "a/b", "/", "a\0"] {
-            let refused = Directory::new().insert(name, Node::Regular(Vec::new()));
+            let refused = Directory::new().insert(name, NarNode::Regular(Vec::new()));
             assert_eq!(refused, Err(EntryNameError { name: name.to_owned() }));
         }
     }
@@ -196,7 +196,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_file_is_padded(contents in any::<Vec<u8>>()) {
-            let node = Node::Regular(contents);
+            let node = NarNode::Regular(contents);
             let mut archive = Vec::new();
             node.write_nar(&mut archive).unwrap();
             assert_eq!(archive.len() % ALIGNMENT, 0);

@@ -1,6 +1,6 @@
 //! narinfos: what a cache says of one store path (Nix: `src/libstore/nar-info.cc`). Pure. Reading
 //! never changes what is passed on: the bytes that came are the bytes that are served; printing
-//! is for narinfos that are made here. As strict as Nix, and stricter where two readers might
+//! is for narinfos that are made here. As strict as Nix, and stricter if two readers might
 //! understand the same bytes in two ways.
 
 use super::hash::{HashError, NixHash};
@@ -13,7 +13,7 @@ pub const NARINFO_BYTES_MAX: usize = 1024 * 1024;
 /// `Sig` lines that a narinfo may have: each one may cost a verification.
 pub const SIGNATURES_MAX: usize = 64;
 
-/// The value of `Deriver` where nobody knows.
+/// The value of `Deriver` if it is unknown.
 const UNKNOWN_DERIVER: &str = "unknown-deriver";
 
 /// The compression of a bare archive.
@@ -24,14 +24,14 @@ const DEFAULT_COMPRESSION: &str = "bzip2";
 
 /// What a cache says of one store path.
 ///
-/// Whoever builds one by hand keeps line breaks out of the texts.
+/// The texts never hold a line break; a caller that builds one by hand ensures that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NarInfo {
     /// The folder of `StorePath`.
     pub store_dir: StoreDir,
     /// `StorePath`, without its folder.
     pub store_path: StorePath,
-    /// `URL`: where the archive is, relative to the cache; opaque, a query included.
+    /// `URL`: the place of the archive, relative to the cache; opaque, a query included.
     pub url: String,
     /// `Compression` of the archive.
     pub compression: String,
@@ -45,17 +45,17 @@ pub struct NarInfo {
     pub nar_size: u64,
     /// `References`, sorted, none twice.
     pub references: Vec<StorePath>,
-    /// `Deriver`, where known.
+    /// `Deriver`, if known.
     pub deriver: Option<StorePath>,
     /// `System`; only old caches say it.
     pub system: Option<String>,
     /// The values of the `Sig` lines, in their order.
     pub signatures: Vec<String>,
-    /// `CA`: how the path follows from its content, where it does.
+    /// `CA`: how the path follows from its content, if it does.
     pub content_address: Option<String>,
 }
 
-/// Where the archive lies: a path as this cache's keys spell it, and a query.
+/// The place of the archive: a path as this cache's keys spell it, and a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NarLocation {
     /// Decoded, with a leading `/`.
@@ -94,7 +94,7 @@ pub enum NarInfoError {
     /// The last line does not end.
     #[error("the last line does not end with a line feed; the narinfo may be cut short")]
     Unterminated,
-    /// A key whose values could not both hold stands twice.
+    /// A key stands twice, with values that cannot both hold.
     #[error("{key} occurs twice")]
     Twice {
         /// The key.
@@ -123,7 +123,7 @@ pub enum NarInfoError {
         /// What is wrong with it.
         source: HashError,
     },
-    /// A `NarHash` by another algorithm; nobody could check it.
+    /// A `NarHash` by another algorithm. Only a SHA-256 can be checked.
     #[error("NarHash is not a SHA-256")]
     NarHashAlgorithm,
     /// A store path that is none.
@@ -139,7 +139,7 @@ pub enum NarInfoError {
 impl NarInfo {
     /// Reads a narinfo.
     pub fn parse(bytes: &[u8]) -> Result<Self, NarInfoError> {
-        Lines::read(bytes)?.into_narinfo()
+        NarInfoLines::read(bytes)?.into_narinfo()
     }
 
     /// Whether this is the narinfo of `<hash_part>.narinfo`.
@@ -159,7 +159,7 @@ impl NarInfo {
         )
     }
 
-    /// SHA-256 of the file at `URL`: `FileHash`, or `NarHash` where nothing is compressed.
+    /// SHA-256 of the file at `URL`: `FileHash`, or `NarHash` if nothing is compressed.
     pub fn file_sha256(&self) -> Option<[u8; 32]> {
         match &self.file_hash {
             Some(file_hash) => file_hash.sha256(),
@@ -167,14 +167,14 @@ impl NarInfo {
         }
     }
 
-    /// Bytes of the file at `URL`: `FileSize`, or `NarSize` where nothing is compressed.
+    /// Bytes of the file at `URL`: `FileSize`, or `NarSize` if nothing is compressed.
     pub fn file_bytes(&self) -> Option<u64> {
         self.file_size.or((self.compression == NO_COMPRESSION).then_some(self.nar_size))
     }
 
-    /// Where the archive lies in the cache that the narinfo came from.
+    /// The place of the archive in the cache that the narinfo came from.
     ///
-    /// `None` where `URL` leads out of the cache (a scheme, a host, `..`) or cannot be a path
+    /// `None` if `URL` leads out of the cache (a scheme, a host, `..`) or cannot be a path
     /// (a broken escape, a fragment, a control character).
     pub fn nar_location(&self) -> Option<NarLocation> {
         let (path, query) = match self.url.split_once('?') {
@@ -242,7 +242,7 @@ impl fmt::Display for NarInfo {
 
 /// The values of the known keys, not yet understood.
 #[derive(Default)]
-struct Lines<'a> {
+struct NarInfoLines<'a> {
     store_path: Option<&'a str>,
     url: Option<&'a str>,
     compression: Option<&'a str>,
@@ -257,7 +257,7 @@ struct Lines<'a> {
     content_address: Option<&'a str>,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> NarInfoLines<'a> {
     fn read(bytes: &'a [u8]) -> Result<Self, NarInfoError> {
         let text = check_text(bytes)?;
         let mut lines = Self::default();

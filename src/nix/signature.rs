@@ -79,7 +79,7 @@ pub enum SignatureError {
     /// Every signature is by a key that is not trusted, or is no signature at all.
     #[error("no trusted key has signed; signed by {}", names(.signed_by))]
     Untrusted {
-        /// Whose signatures it carries; empty where none can be read.
+        /// The keys of its signatures; empty if none can be read.
         signed_by: Vec<KeyName>,
     },
     /// A signature bears a trusted key's name, and the key says it is wrong.
@@ -295,7 +295,7 @@ fn key_name(name: &str) -> Result<KeyName, KeyError> {
 
 fn names(signed_by: &[KeyName]) -> String {
     if signed_by.is_empty() {
-        return "nobody: no Sig line can be read".to_owned();
+        return "no key: no Sig line can be read".to_owned();
     }
     signed_by.iter().map(KeyName::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -116,7 +116,7 @@ impl StorePath {
     /// The path of what is added with its references, known by the SHA-256 of its NAR
     /// (`nix-store --add`, `nix store make-content-addressed`).
     ///
-    /// `references` never holds the path itself; where [`SelfReference::Present`], the NAR is the
+    /// `references` never holds the path itself; if [`SelfReference::Present`], the NAR is the
     /// one in which each occurrence of the path's own hash part is blanked as Nix does.
     pub fn source(
         store_dir: &StoreDir,
@@ -162,8 +162,8 @@ impl StorePath {
         Self::compute(store_dir, "output:out", sha256(inner.as_bytes()), name)
     }
 
-    /// The path of the output `output` (`out` mostly) of a derivation whose hash modulo its inputs
-    /// is `derivation_sha256`.
+    /// The path of the output `output` (`out` mostly) of a derivation, from `derivation_sha256`,
+    /// its hash modulo its inputs.
     pub fn output(
         store_dir: &StoreDir,
         name: &str,

@@ -64,9 +64,9 @@ impl Tag {
 
 /// The tags that one purge names; one object may have several of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Tags(Arc<[Tag]>);
+pub struct PurgeTags(Arc<[Tag]>);
 
-impl Tags {
+impl PurgeTags {
     /// These.
     pub fn new(tags: impl IntoIterator<Item = Tag>) -> Self {
         Self(tags.into_iter().collect())
@@ -166,12 +166,12 @@ mod tests {
     }
 
     fn covers(lines: &[&str], name: &str) -> bool {
-        Tags::new([tag(name)]).covers(lines.iter().map(|line| line.as_bytes()))
+        PurgeTags::new([tag(name)]).covers(lines.iter().map(|line| line.as_bytes()))
     }
 
     fn found(site: &str, lines: &[&str], name: &str) -> bool {
         let rows: Vec<_> = hashes(site, lines.iter().map(|line| line.as_bytes())).collect();
-        Tags::new([tag(name)]).hashes("main").iter().any(|hash| rows.contains(hash))
+        PurgeTags::new([tag(name)]).hashes("main").iter().any(|hash| rows.contains(hash))
     }
 
     #[test]

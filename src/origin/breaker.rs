@@ -11,17 +11,17 @@
 //! ```
 //!
 //! Failures of a few objects look like those of an origin. So it is doubted first: one probe asks
-//! at once, and whoever wants something meanwhile still gets what the origin has. Not where the
-//! last failure was slow, since each request would pay for the doubt then; nor where nothing but a
-//! probe was answered since the last time, since the origin may have that object alone.
+//! at once, and requests go to the origin meanwhile. There is no doubt if the last failure was
+//! slow, since each request would pay for it then; nor if a probe alone was answered since the last
+//! doubt, since the origin may have that object alone.
 //!
 //! While it is open, requests fail at once: the next origin, or what is stored, serves without
-//! another deadline. An open breaker is a failure, never an absence, and it tells nobody's
-//! readiness: what opened it did. An answer of any kind that is no failure closes it, one that was
-//! asked for before it opened too, since it shows that the origin is there. A probe that is dropped
-//! without an outcome leaves it open for another second, so that it never stays half open. Whoever
-//! is refused makes the next probe come sooner, at most once a second: the longer waits are for an
-//! origin that nobody wants anything of.
+//! another deadline. An open breaker is a failure, never an absence, and it changes no readiness:
+//! what opened it did. An answer of any kind that is no failure closes it, one that was asked for
+//! before it opened too, since it shows that the origin is there. A probe that is dropped without
+//! an outcome leaves it open for another second, so that it never stays half open. A refused
+//! request makes the next probe come sooner, at most once a second: the longer waits are for an
+//! origin without requests.
 //!
 //! A probe of a generic site asks for a path that may be the only one that fails. So once such a
 //! breaker has been open for the longest wait, requests come before the prober: one at a time.
@@ -30,7 +30,7 @@
 //! Purges and restarts do not meet it: it holds nothing of any object. A reload begins closed.
 
 use super::jitter::jittered;
-use super::meters::{BreakerState, Meters};
+use super::meters::{BreakerState, OriginMeters};
 use crate::config::BreakerSettings;
 use crate::sync::Mutex;
 use std::sync::Arc;
@@ -51,14 +51,14 @@ pub(super) const SLOW: Duration = Duration::from_secs(1);
 pub(super) struct Breaker {
     settings: BreakerSettings,
     probes: Probes,
-    meters: Meters,
-    state: Mutex<State>,
+    meters: OriginMeters,
+    state: Mutex<BreakerPhase>,
     /// Tells the prober that its turn comes sooner.
     sooner: Arc<Notify>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum BreakerPhase {
     Closed {
         failures: u32,
         /// Whether a probe closed it, and no request was answered since.
@@ -89,10 +89,10 @@ pub(super) enum Probes {
     MayMislead,
 }
 
-/// Who wants to ask.
+/// What asks for admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
-    /// Somebody who wants an object.
+    /// A request for an object.
     Request,
     /// A client that sends a body of its own.
     Upload,
@@ -102,7 +102,7 @@ pub(super) enum Caller {
 
 /// The leave to ask once; dropped without an outcome it changes nothing, but for a probe's end.
 #[derive(Debug)]
-pub(super) struct Leave<'a> {
+pub(super) struct BreakerPermit<'a> {
     breaker: &'a Breaker,
     probe: Option<Probe>,
 }
@@ -117,55 +117,57 @@ enum Probe {
 
 impl Breaker {
     /// Closed.
-    pub(super) fn new(settings: BreakerSettings, probes: Probes, meters: Meters) -> Self {
+    pub(super) fn new(settings: BreakerSettings, probes: Probes, meters: OriginMeters) -> Self {
         meters.breaker(BreakerState::Closed);
         Self {
             settings,
             probes,
             meters,
-            state: Mutex::new(State::Closed { failures: 0, by_probe: false }),
+            state: Mutex::new(BreakerPhase::Closed { failures: 0, by_probe: false }),
             sooner: Arc::default(),
         }
     }
 
     /// The leave to ask; none while it is open.
-    pub(super) fn admit(&self, caller: Caller) -> Option<Leave<'_>> {
+    pub(super) fn admit(&self, caller: Caller) -> Option<BreakerPermit<'_>> {
         let mut state = self.state.lock();
         let probe = match *state {
-            State::Doubted { failures, is_probed: false } if caller == Caller::Prober => {
-                *state = State::Doubted { failures, is_probed: true };
+            BreakerPhase::Doubted { failures, is_probed: false } if caller == Caller::Prober => {
+                *state = BreakerPhase::Doubted { failures, is_probed: true };
                 Some(Probe::Doubted)
             }
-            State::Closed { .. } | State::Doubted { .. } => None,
-            State::Open { until, wait, since, .. } if self.is_due((until, since), caller) => {
-                self.change(&mut state, State::HalfOpen { wait, since });
+            BreakerPhase::Closed { .. } | BreakerPhase::Doubted { .. } => None,
+            BreakerPhase::Open { until, wait, since, .. }
+                if self.is_due((until, since), caller) =>
+            {
+                self.change(&mut state, BreakerPhase::HalfOpen { wait, since });
                 Some(Probe::After(wait))
             }
-            State::Open { .. } | State::HalfOpen { .. } => return None,
+            BreakerPhase::Open { .. } | BreakerPhase::HalfOpen { .. } => return None,
         };
-        Some(Leave { breaker: self, probe })
+        Some(BreakerPermit { breaker: self, probe })
     }
 
     /// Whether this caller would be refused now.
     pub(super) fn refuses(&self, caller: Caller) -> bool {
         match *self.state.lock() {
-            State::Closed { .. } | State::Doubted { .. } => false,
-            State::Open { until, since, .. } => !self.is_due((until, since), caller),
-            State::HalfOpen { .. } => true,
+            BreakerPhase::Closed { .. } | BreakerPhase::Doubted { .. } => false,
+            BreakerPhase::Open { until, since, .. } => !self.is_due((until, since), caller),
+            BreakerPhase::HalfOpen { .. } => true,
         }
     }
 
-    /// Tells who waits for the next probe that its time has come nearer.
+    /// Tells the prober, which waits, that the time of the next probe has come nearer.
     pub(super) fn sooner(&self) -> Arc<Notify> {
         Arc::clone(&self.sooner)
     }
 
-    /// Somebody was refused: the next probe comes as soon as it may.
+    /// A request was refused: the next probe comes as soon as it may.
     pub(super) fn wanted(&self) {
-        if let State::Open { soonest, until, .. } = &mut *self.state.lock()
+        if let BreakerPhase::Open { soonest, until, .. } = &mut *self.state.lock()
             && *soonest < *until
         {
-            // Not in the past: whoever comes next would take the prober's place.
+            // Not in the past: the next request would take the prober's place.
             *until = Instant::now().max(*soonest);
             *soonest = *until;
             self.sooner.notify_one();
@@ -174,21 +176,25 @@ impl Breaker {
 
     /// Whether it is closed, and nothing is doubted.
     pub(super) fn is_closed(&self) -> bool {
-        matches!(*self.state.lock(), State::Closed { .. })
+        matches!(*self.state.lock(), BreakerPhase::Closed { .. })
     }
 
-    /// When the prober is to look next; `None` where it need not.
+    /// When the prober is to look next; `None` if it need not.
     pub(super) fn next_probe(&self) -> Option<Instant> {
         match *self.state.lock() {
-            State::Closed { .. } => None,
-            State::Doubted { is_probed: false, .. } => Some(Instant::now()),
-            State::Open { until, since, .. } => Some(until + self.grace(since, Caller::Prober)),
-            // Somebody else's probe is under way.
-            State::Doubted { .. } | State::HalfOpen { .. } => Some(Instant::now() + OPEN_FIRST),
+            BreakerPhase::Closed { .. } => None,
+            BreakerPhase::Doubted { is_probed: false, .. } => Some(Instant::now()),
+            BreakerPhase::Open { until, since, .. } => {
+                Some(until + self.grace(since, Caller::Prober))
+            }
+            // Another probe is under way.
+            BreakerPhase::Doubted { .. } | BreakerPhase::HalfOpen { .. } => {
+                Some(Instant::now() + OPEN_FIRST)
+            }
         }
     }
 
-    fn change(&self, state: &mut State, to: State) {
+    fn change(&self, state: &mut BreakerPhase, to: BreakerPhase) {
         let (from, shown) = (shown(*state), shown(to));
         *state = to;
         if from != shown {
@@ -197,15 +203,15 @@ impl Breaker {
         }
     }
 
-    fn open(&self, state: &mut State, wait: Duration) {
+    fn open(&self, state: &mut BreakerPhase, wait: Duration) {
         let since = match *state {
-            State::Open { since, .. } | State::HalfOpen { since, .. } => since,
-            State::Closed { .. } | State::Doubted { .. } => Instant::now(),
+            BreakerPhase::Open { since, .. } | BreakerPhase::HalfOpen { since, .. } => since,
+            BreakerPhase::Closed { .. } | BreakerPhase::Doubted { .. } => Instant::now(),
         };
         let wait = wait.min(self.settings.open_max);
         let soonest = Instant::now() + jittered(wait.min(OPEN_FIRST));
         let until = soonest.max(Instant::now() + jittered(wait));
-        self.change(state, State::Open { soonest, until, wait, since });
+        self.change(state, BreakerPhase::Open { soonest, until, wait, since });
     }
 
     fn is_due(&self, (until, since): (Instant, Instant), caller: Caller) -> bool {
@@ -224,14 +230,14 @@ impl Breaker {
     }
 }
 
-impl Leave<'_> {
+impl BreakerPermit<'_> {
     /// The origin answered.
     pub(super) fn answered(mut self) {
         let by_probe = self.probe.take().is_some();
         let mut state = self.breaker.state.lock();
         // A request that was answered meanwhile has told more.
-        let by_probe = by_probe && !matches!(*state, State::Closed { by_probe: false, .. });
-        self.breaker.change(&mut state, State::Closed { failures: 0, by_probe });
+        let by_probe = by_probe && !matches!(*state, BreakerPhase::Closed { by_probe: false, .. });
+        self.breaker.change(&mut state, BreakerPhase::Closed { failures: 0, by_probe });
     }
 
     /// It failed, which counts `cost` times, after `took`.
@@ -241,51 +247,54 @@ impl Leave<'_> {
         let mut state = breaker.state.lock();
         match (self.probe.take(), *state) {
             (Some(Probe::After(wait)), _) => breaker.open(&mut state, wait.saturating_mul(2)),
-            (Some(Probe::Doubted), State::Doubted { .. }) => breaker.open(&mut state, OPEN_FIRST),
-            (_, State::Closed { failures, by_probe }) => {
+            (Some(Probe::Doubted), BreakerPhase::Doubted { .. }) => {
+                breaker.open(&mut state, OPEN_FIRST)
+            }
+            (_, BreakerPhase::Closed { failures, by_probe }) => {
                 let failures = failures.saturating_add(cost);
                 let is_enough = threshold > 0 && failures >= threshold;
                 if is_enough && (took >= SLOW || by_probe) {
                     breaker.open(&mut state, OPEN_FIRST);
                 } else if is_enough {
-                    breaker.change(&mut state, State::Doubted { failures, is_probed: false });
+                    breaker
+                        .change(&mut state, BreakerPhase::Doubted { failures, is_probed: false });
                 } else {
-                    *state = State::Closed { failures, by_probe };
+                    *state = BreakerPhase::Closed { failures, by_probe };
                 }
             }
-            (_, State::Doubted { failures, is_probed }) => {
+            (_, BreakerPhase::Doubted { failures, is_probed }) => {
                 let failures = failures.saturating_add(cost);
                 if took >= SLOW || failures >= threshold.saturating_mul(2) {
                     breaker.open(&mut state, OPEN_FIRST);
                 } else {
-                    *state = State::Doubted { failures, is_probed };
+                    *state = BreakerPhase::Doubted { failures, is_probed };
                 }
             }
-            // Where it opened meanwhile, this is news of yesterday.
-            (_, State::Open { .. } | State::HalfOpen { .. }) => {}
+            // If it opened meanwhile, this answer is out of date.
+            (_, BreakerPhase::Open { .. } | BreakerPhase::HalfOpen { .. }) => {}
         }
     }
 }
 
-impl Drop for Leave<'_> {
+impl Drop for BreakerPermit<'_> {
     fn drop(&mut self) {
         let Some(probe) = self.probe.take() else { return };
         let mut state = self.breaker.state.lock();
         let (wait, since) = match (probe, *state) {
-            (Probe::Doubted, State::Doubted { .. }) => (OPEN_FIRST, Instant::now()),
-            (Probe::After(wait), State::HalfOpen { since, .. }) => (wait, since),
+            (Probe::Doubted, BreakerPhase::Doubted { .. }) => (OPEN_FIRST, Instant::now()),
+            (Probe::After(wait), BreakerPhase::HalfOpen { since, .. }) => (wait, since),
             _ => return,
         };
         let until = Instant::now() + OPEN_FIRST;
-        self.breaker.change(&mut state, State::Open { soonest: until, until, wait, since });
+        self.breaker.change(&mut state, BreakerPhase::Open { soonest: until, until, wait, since });
     }
 }
 
-fn shown(state: State) -> BreakerState {
+fn shown(state: BreakerPhase) -> BreakerState {
     match state {
-        State::Closed { .. } | State::Doubted { .. } => BreakerState::Closed,
-        State::Open { .. } => BreakerState::Open,
-        State::HalfOpen { .. } => BreakerState::HalfOpen,
+        BreakerPhase::Closed { .. } | BreakerPhase::Doubted { .. } => BreakerState::Closed,
+        BreakerPhase::Open { .. } => BreakerState::Open,
+        BreakerPhase::HalfOpen { .. } => BreakerState::HalfOpen,
     }
 }
 
@@ -300,7 +309,8 @@ mod tests {
 
     fn probed(failures: u32, probes: Probes) -> (Breaker, Metrics) {
         let metrics = Metrics::new().unwrap();
-        let meters = Meters::new(metrics.clone(), "one".into(), crate::config::Prices::default());
+        let meters =
+            OriginMeters::new(metrics.clone(), "one".into(), crate::config::Prices::default());
         let open_max = Duration::from_secs(4);
         let settings = BreakerSettings { failures, open_max, probe_idle: Duration::ZERO };
         (Breaker::new(settings, probes, meters), metrics)
@@ -421,7 +431,7 @@ mod tests {
         let (breaker, metrics) = doubted();
         let probe = breaker.admit(Caller::Prober).unwrap();
         assert!(!breaker.is_closed() && breaker.next_probe() > Some(Instant::now()));
-        // Neither those who want something nor another prober hold it up.
+        // Neither requests nor another prober delay it.
         breaker.admit(Caller::Request).unwrap().failed(1, Duration::ZERO);
         breaker.admit(Caller::Prober).unwrap().failed(1, Duration::ZERO);
         assert!(!breaker.refuses(Caller::Request));

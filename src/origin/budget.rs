@@ -20,11 +20,11 @@ pub(super) struct Budget {
     share: f64,
     capacity: f64,
     per_second: f64,
-    state: Mutex<State>,
+    state: Mutex<BudgetState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct BudgetState {
     left: f64,
     at: Instant,
 }
@@ -44,7 +44,7 @@ impl Budget {
     }
 
     fn new(percent: u32, capacity: f64, per_second: f64, left: f64) -> Self {
-        let state = Mutex::new(State { left, at: Instant::now() });
+        let state = Mutex::new(BudgetState { left, at: Instant::now() });
         Self { share: f64::from(percent) / 100.0, capacity, per_second, state }
     }
 
@@ -54,7 +54,7 @@ impl Budget {
         state.left = (state.left + self.share).min(self.capacity);
     }
 
-    /// Takes one out; false where none is left.
+    /// Takes one out; false if none is left.
     pub(super) fn spend(&self) -> bool {
         let mut state = self.state.lock();
         let now = Instant::now();

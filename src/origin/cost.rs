@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// What an error counts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cost {
+pub(super) enum FailureCost {
     /// No failure: the origin is there.
     None,
     /// Nothing follows.
@@ -17,23 +17,23 @@ pub(super) enum Cost {
 }
 
 /// What costs a client a deadline counts more than what comes back at once.
-pub(super) fn cost(error: &FetchError, took: Duration) -> Cost {
+pub(super) fn cost(error: &FetchError, took: Duration) -> FailureCost {
     if error.is_told() {
-        return Cost::Nothing;
+        return FailureCost::Nothing;
     }
     let base = match error {
         FetchError::Connect { .. } => 2,
         FetchError::Broken { .. } | FetchError::FirstByte { .. } => 1,
         FetchError::Status { status, .. } if is_trouble(*status) => 1,
-        FetchError::Status { .. } | FetchError::Credentials { .. } => return Cost::None,
+        FetchError::Status { .. } | FetchError::Credentials { .. } => return FailureCost::None,
         FetchError::Upload { .. }
         | FetchError::Protocol { .. }
         | FetchError::Folder { .. }
         | FetchError::Open { .. }
         | FetchError::Throttled { .. }
-        | FetchError::Busy { .. } => return Cost::Nothing,
+        | FetchError::Busy { .. } => return FailureCost::Nothing,
     };
-    Cost::Failures(if took >= SLOW { base + 3 } else { base })
+    FailureCost::Failures(if took >= SLOW { base + 3 } else { base })
 }
 
 fn is_trouble(status: StatusCode) -> bool {

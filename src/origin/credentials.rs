@@ -1,18 +1,18 @@
 //! The keys of an S3 origin: found when first needed, kept, and found anew before they expire, when
 //! their files may have changed, and when the origin refuses them. One per bucket, as long lived as
-//! it; the keys are swapped whole; the locks guard points in time and whoever is looking, and are
+//! it; the keys are swapped whole; the locks guard points in time and the search under way, and are
 //! never held across an await.
 //!
 //! One task looks at a time, however many requests wait for it, and within a deadline. While there
-//! are keys that serve nobody waits: they are renewed in the background a quarter of their time, at
-//! most ten minutes, before they expire, and up to half of that earlier, by chance, so that edges
-//! do not come together. Where that fails, the old ones go on being used until they expire, and it
-//! is tried again. A reload of the configuration begins with a new ring; the timer of the old one
-//! ends with it.
+//! are valid keys no request waits. The keys are renewed in the background before they expire: by a
+//! quarter of their lifetime, at most ten minutes. A random part of up to half of that is added, so
+//! that edges do not ask at the same moment. If that fails, the old keys stay in use until they
+//! expire, and the search is repeated. A reload of the configuration begins with a new ring; the
+//! timer of the old one ends with it.
 
 use super::exchange::FetchError;
-use super::key_source::{Found, KeySource, Keys, Reach};
-use super::meters::{KeysFound, Meters};
+use super::key_source::{FoundKeys, KeyLookup, KeySource, Keys};
+use super::meters::{KeysFound, OriginMeters};
 use super::skew::Skew;
 use crate::clock::{Clock, Timestamp};
 use crate::sync::Mutex;
@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// Refused keys are looked for again at most this often, and none are looked for elsewhere more
-/// often where there were none.
+/// Refused keys are looked for again at most this often, and missing keys are looked for elsewhere
+/// no more often.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// Keys that do not expire are looked for again this often while there are requests: their files
 /// may have changed.
@@ -37,7 +37,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Keys are renewed this long before they expire, at most, and half of it earlier by chance.
 const AHEAD_MAX: Duration = Duration::from_mins(10);
 
-/// Where an origin's keys come from, and those that were found there.
+/// The source of an origin's keys, and those that were found there.
 #[derive(Debug)]
 pub(super) struct KeyRing(Arc<Ring>);
 
@@ -47,27 +47,27 @@ struct Ring {
     source: KeySource,
     clock: Clock,
     skew: Arc<Skew>,
-    meters: Meters,
+    meters: OriginMeters,
     tasks: Tasks,
-    kept: ArcSwapOption<Kept>,
-    moments: Mutex<Moments>,
+    kept: ArcSwapOption<CurrentKeys>,
+    moments: Mutex<KeySearch>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct CurrentKeys {
     keys: Arc<Keys>,
     expires: Option<Timestamp>,
-    /// When they are looked for again: by the wall clock where they expire.
+    /// When they are looked for again: by the wall clock if they expire.
     renew_at: Option<Timestamp>,
     look_at: Instant,
 }
 
 /// What came of looking for keys; `None` while it goes on.
-type Outcome = Option<Result<Arc<Keys>, Arc<str>>>;
+type SearchResult = Option<Result<Arc<Keys>, Arc<str>>>;
 
 #[derive(Debug, Default)]
-struct Moments {
-    looking: Option<watch::Receiver<Outcome>>,
+struct KeySearch {
+    looking: Option<watch::Receiver<SearchResult>>,
     reloaded: Option<Instant>,
     /// When looking failed last, and why.
     failed: Option<(Instant, Arc<str>)>,
@@ -89,14 +89,14 @@ impl KeyRing {
         origin: Arc<str>,
         source: KeySource,
         (clock, skew): (Clock, Arc<Skew>),
-        meters: Meters,
+        meters: OriginMeters,
         tasks: Tasks,
     ) -> Self {
         let (kept, moments) = (ArcSwapOption::empty(), Mutex::default());
         Self(Arc::new(Ring { origin, source, clock, skew, meters, tasks, kept, moments }))
     }
 
-    /// The keys to sign with; `None` where requests go unsigned.
+    /// The keys to sign with; `None` if requests go unsigned.
     ///
     /// Fails with [`FetchError::Credentials`], code `missing`, that says what was looked for.
     pub(super) async fn keys(&self) -> Result<Option<Arc<Keys>>, FetchError> {
@@ -114,7 +114,7 @@ impl KeyRing {
         Ok(Some(Arc::clone(&kept.keys)))
     }
 
-    /// Other keys than the `refused` ones, where there are any by now.
+    /// Other keys than the `refused` ones, if there are any by now.
     pub(super) async fn other_than(&self, refused: &Keys) -> Option<Arc<Keys>> {
         let ring = &self.0;
         let kept = ring.kept.load_full().map(|kept| Arc::clone(&kept.keys));
@@ -128,7 +128,7 @@ impl KeyRing {
     }
 }
 
-impl Kept {
+impl CurrentKeys {
     fn serves_at(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|expires| now < expires)
     }
@@ -144,7 +144,7 @@ impl Kept {
 impl Ring {
     /// Keys that serve, once they are found. What failed elsewhere a moment ago fails at once.
     async fn load(self: &Arc<Self>) -> Result<Arc<Keys>, FetchError> {
-        if self.source.reach() == Reach::Remote {
+        if self.source.reach() == KeyLookup::Remote {
             let failed = self.moments.lock().failed.clone();
             if let Some((at, why)) = failed
                 && at.elapsed() < RELOAD_EVERY
@@ -168,7 +168,10 @@ impl Ring {
         self.moments.lock().failed.as_ref().is_some_and(|(at, _)| at.elapsed() < span)
     }
 
-    async fn wait(&self, mut looking: watch::Receiver<Outcome>) -> Result<Arc<Keys>, FetchError> {
+    async fn wait(
+        &self,
+        mut looking: watch::Receiver<SearchResult>,
+    ) -> Result<Arc<Keys>, FetchError> {
         // The task that looks keeps its own deadline, and its end is heard however it comes.
         let outcome = looking.wait_for(Option::is_some).await;
         match outcome.ok().and_then(|outcome| outcome.clone()) {
@@ -178,8 +181,8 @@ impl Ring {
         }
     }
 
-    /// Joins whoever is looking, or begins.
-    fn look(self: &Arc<Self>) -> watch::Receiver<Outcome> {
+    /// Joins the search under way, or begins one.
+    fn look(self: &Arc<Self>) -> watch::Receiver<SearchResult> {
         let mut moments = self.moments.lock();
         if let Some(looking) = &moments.looking
             && looking.has_changed().is_ok()
@@ -200,7 +203,7 @@ impl Ring {
 
     async fn find(self: &Arc<Self>) -> Result<Arc<Keys>, Arc<str>> {
         let found = tokio::time::timeout(LOAD_DEADLINE, self.source.find()).await;
-        let late = || format!("nobody said any within {} s", LOAD_DEADLINE.as_secs());
+        let late = || format!("no source answered within {} s", LOAD_DEADLINE.as_secs());
         match found.unwrap_or_else(|_| Err(late())) {
             Ok(found) => Ok(self.keep(found)),
             Err(why) => {
@@ -211,14 +214,14 @@ impl Ring {
         }
     }
 
-    fn keep(self: &Arc<Self>, Found { keys, expires }: Found) -> Arc<Keys> {
+    fn keep(self: &Arc<Self>, FoundKeys { keys, expires }: FoundKeys) -> Arc<Keys> {
         let before = self.kept.load_full();
         let is_same =
             before.is_some_and(|before| *before.keys == keys && before.expires == expires);
         let now = self.skew.now(&self.clock);
         let ahead = expires.map(|expires| ahead(expires.since(now)));
         let keys = Arc::new(keys);
-        self.kept.store(Some(Arc::new(Kept {
+        self.kept.store(Some(Arc::new(CurrentKeys {
             keys: Arc::clone(&keys),
             expires,
             renew_at: expires.zip(ahead).map(|(expires, ahead)| earlier(expires, ahead)),
@@ -228,7 +231,7 @@ impl Ring {
             self.meters.keys(KeysFound::Yes);
         }
         if self.moments.lock().failed.take().is_some() {
-            tracing::info!(origin = %self.origin, "keys are found again");
+            tracing::info!(origin = %self.origin, "keys found again");
         }
         if let (Some(expires), Some(ahead)) = (expires, ahead) {
             self.renew_in(expires.since(now).saturating_sub(ahead));
@@ -248,7 +251,7 @@ impl Ring {
                 origin = %self.origin,
                 error = &**why,
                 expire_in_seconds = seconds,
-                "keys cannot be renewed: going on with those that are there"
+                "keys not renewed, old ones stay in use"
             );
         }
         if kept.expires.is_some() {

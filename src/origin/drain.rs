@@ -2,7 +2,7 @@
 //! serves no other request before that: so a little is read and thrown away by a task of its own,
 //! and of more the connection is closed. One [`Drains`] per origin, as long lived as it; no locks.
 
-use crate::client::{Chain, InboundBody};
+use crate::client::{ErrorChain, InboundBody};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -22,10 +22,10 @@ const BODIES_MAX: usize = 16;
 
 /// Reads what is left of bodies.
 #[derive(Debug, Clone)]
-pub(super) struct Drains(Arc<State>);
+pub(super) struct Drains(Arc<DrainState>);
 
 #[derive(Debug)]
-struct State {
+struct DrainState {
     tasks: Tasks,
     room: Arc<Semaphore>,
 }
@@ -33,7 +33,7 @@ struct State {
 impl Drains {
     /// Nothing to read yet.
     pub(super) fn new(tasks: Tasks) -> Self {
-        Self(Arc::new(State { tasks, room: Arc::new(Semaphore::new(BODIES_MAX)) }))
+        Self(Arc::new(DrainState { tasks, room: Arc::new(Semaphore::new(BODIES_MAX)) }))
     }
 
     /// Reads `body` to its end, if there is room for that.
@@ -41,7 +41,7 @@ impl Drains {
         let Ok(place) = Arc::clone(&self.0.room).try_acquire_owned() else { return };
         let stop = self.0.tasks.stopping();
         self.0.tasks.spawn("origin body drain", async move {
-            // A connection whose body does not end in time is closed with it.
+            // A body that does not end in time is dropped, which closes its connection.
             let _ = stop.run_until_cancelled(timeout(TIME_MAX, drain(body))).await;
             drop(place);
         });
@@ -64,7 +64,7 @@ impl DrainedBody {
     }
 
     /// The next frame; `None` behind the last. Cancel safe.
-    pub(super) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, Chain>> {
+    pub(super) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, ErrorChain>> {
         let frame = self.body.as_mut()?.frame().await;
         if !matches!(frame, Some(Ok(_))) {
             self.body = None;

@@ -1,7 +1,7 @@
 //! The vocabulary between `fill` and the origins: what is asked, what comes back, what can go
 //! wrong and what that means for another try. Values only, but for a response's body.
 
-use crate::client::{Chain, Share, UploadError};
+use crate::client::{ErrorChain, FailureShare, UploadError};
 use crate::clock::{Moment, Timestamp};
 use crate::nix::Class;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -52,7 +52,7 @@ pub struct Ask {
     pub range: Option<RangeAsked>,
     /// `If-None-Match`, for revalidation.
     pub if_none_match: Option<HeaderValue>,
-    /// `If-Modified-Since`, for revalidation where there is no entity tag.
+    /// `If-Modified-Since`, for revalidation if there is no entity tag.
     pub if_modified_since: Option<HeaderValue>,
     /// `If-Match`, for continuing a body.
     pub if_match: Option<HeaderValue>,
@@ -67,7 +67,7 @@ pub struct Ask {
     /// Whether an origin that failed is asked again at once.
     pub retries: Retries,
     /// Why it is asked, for metrics; `None` for what the request looks like.
-    pub reason: Option<Reason>,
+    pub reason: Option<FetchReason>,
 }
 
 impl Ask {
@@ -87,29 +87,29 @@ impl Ask {
             prefer: None,
             avoid: Vec::new(),
             retries: Retries::Usual,
-            reason: Some(Reason::Probe),
+            reason: Some(FetchReason::Probe),
         }
     }
 
     /// What the request is for.
-    pub(super) fn purpose(&self) -> Purpose {
+    pub(super) fn purpose(&self) -> RequestPurpose {
         let has_condition = self.if_none_match.is_some() || self.if_modified_since.is_some();
         let looks_like = if has_condition {
-            Reason::Revalidation
+            FetchReason::Revalidation
         } else if self.retries == Retries::None {
-            Reason::Resume
+            FetchReason::Resume
         } else if self.range.is_some() {
-            Reason::Part
+            FetchReason::Part
         } else {
-            Reason::Miss
+            FetchReason::Miss
         };
-        Purpose { class: self.class, reason: self.reason.unwrap_or(looks_like) }
+        RequestPurpose { class: self.class, reason: self.reason.unwrap_or(looks_like) }
     }
 }
 
 /// Why a request leaves for an origin; a closed set, the label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum FetchReason {
     /// An object, or its head, that is not here.
     Miss,
     /// What is here may have changed.
@@ -118,7 +118,7 @@ pub enum Reason {
     Part,
     /// The rest of a body that broke off.
     Resume,
-    /// What nobody asked for of an object that is here in part.
+    /// The rest of an object that is here in part; no client waits for it.
     Completion,
     /// What was found damaged on disk.
     Heal,
@@ -134,25 +134,25 @@ pub enum Reason {
 
 /// What a request is for: what metrics tell of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Purpose {
+pub(super) struct RequestPurpose {
     /// The class of the path.
     pub class: Class,
     /// Why it leaves.
-    pub reason: Reason,
+    pub reason: FetchReason,
 }
 
 /// Whether an origin that failed is asked again at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retries {
-    /// Twice, where the error permits it.
+    /// Twice, if the error permits it.
     Usual,
-    /// Never: whoever asks comes back by itself.
+    /// Never: the caller asks again by itself.
     None,
 }
 
 /// What an origin, or all of them together, said.
 #[derive(Debug)]
-pub enum Answer<R> {
+pub enum OriginAnswer<R> {
     /// 200 or 206, with a body (empty for HEAD).
     Found(R),
     /// 304: what is stored still holds; these fields are to be merged into it.
@@ -177,8 +177,8 @@ pub enum Answer<R> {
         /// When its answer arrived.
         response_time: Moment,
     },
-    /// 412, or 416 where a range was asked: the origin's object is another than the one whose
-    /// body is to be continued.
+    /// 412, or 416 if a range was asked: the body to be continued belongs to another object than
+    /// the origin's.
     Changed,
 }
 
@@ -191,9 +191,9 @@ pub enum FetchError {
         /// The origin's name.
         origin: Arc<str>,
         /// What the connector said.
-        source: Chain,
+        source: ErrorChain,
         /// Whether another request has told of the same.
-        share: Share,
+        share: FailureShare,
     },
     /// The connection broke before the response's head was whole.
     #[error("origin {origin}: broke off before its answer: {source}")]
@@ -201,9 +201,9 @@ pub enum FetchError {
         /// The origin's name.
         origin: Arc<str>,
         /// What the client said.
-        source: Chain,
+        source: ErrorChain,
         /// Whether another request has told of the loss of the same connection.
-        share: Share,
+        share: FailureShare,
     },
     /// No head within the deadline.
     #[error("origin {origin}: no answer within {seconds} s")]
@@ -238,7 +238,7 @@ pub enum FetchError {
         origin: Arc<str>,
         /// The status.
         status: StatusCode,
-        /// `Retry-After` in seconds, where sent.
+        /// `Retry-After` in seconds, if sent.
         retry_after_seconds: Option<u64>,
     },
     /// An answer that breaks the protocol (a redirect that may not be followed, two lengths).
@@ -346,8 +346,8 @@ impl FetchError {
     pub(super) fn is_told(&self) -> bool {
         matches!(
             self,
-            Self::Connect { share: Share::Further, .. }
-                | Self::Broken { share: Share::Further, .. }
+            Self::Connect { share: FailureShare::Further, .. }
+                | Self::Broken { share: FailureShare::Further, .. }
         )
     }
 

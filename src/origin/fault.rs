@@ -9,15 +9,15 @@ const TEXT_CHARS_MAX: usize = 300;
 
 /// What an S3 service says is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct S3ErrorDocument {
     /// `Code`: `NoSuchKey`, `AccessDenied` and so on.
     pub code: String,
-    /// `Message`; empty where there is none.
+    /// `Message`; empty if there is none.
     pub message: String,
 }
 
-impl Fault {
-    /// The fault that `document` tells; `None` where its root is not `Error` or it has no code.
+impl S3ErrorDocument {
+    /// The fault that `document` tells; `None` if its root is not `Error` or it has no code.
     pub(super) fn parse(document: &[u8]) -> Option<Self> {
         let mut reader = Reader::from_reader(document);
         let mut open: Vec<String> = Vec::new();
@@ -75,12 +75,12 @@ mod tests {
     fn the_documents_of_several_services_are_read() {
         let amazon = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>NoSuchKey</Code>\
             <Message>The specified key does not exist.</Message><Key>x</Key></Error>";
-        let fault = Fault::parse(amazon).unwrap();
+        let fault = S3ErrorDocument::parse(amazon).unwrap();
         assert_eq!(fault.code, "NoSuchKey");
         assert_eq!(fault.message, "The specified key does not exist.");
         let namespace = b"<Error xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\n  \
             <Code>\n AccessDenied\n</Code>\n</Error>";
-        assert_eq!(Fault::parse(namespace).unwrap().code, "AccessDenied");
+        assert_eq!(S3ErrorDocument::parse(namespace).unwrap().code, "AccessDenied");
     }
 
     #[test]
@@ -94,21 +94,21 @@ mod tests {
             "<Error><Code>No Such Key</Code></Error>",
             "{\"Code\": \"NoSuchKey\"}",
         ] {
-            assert_eq!(Fault::parse(document.as_bytes()), None, "{document}");
+            assert_eq!(S3ErrorDocument::parse(document.as_bytes()), None, "{document}");
         }
     }
 
     #[test]
     fn a_document_cut_short_still_tells_its_code() {
         let cut = b"<Error><Code>AccessDenied</Code><Message>Acc";
-        assert_eq!(Fault::parse(cut).unwrap().code, "AccessDenied");
-        assert_eq!(Fault::parse(b"<Error><Code>NoSuch"), None, "but not a half of it");
+        assert_eq!(S3ErrorDocument::parse(cut).unwrap().code, "AccessDenied");
+        assert_eq!(S3ErrorDocument::parse(b"<Error><Code>NoSuch"), None, "but not a half of it");
     }
 
     proptest! {
         #[test]
         fn no_input_upsets_it(document in any::<Vec<u8>>()) {
-            let _ = Fault::parse(&document);
+            let _ = S3ErrorDocument::parse(&document);
         }
     }
 }

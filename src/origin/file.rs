@@ -2,10 +2,10 @@
 //! it; all reading happens on blocking threads; no locks.
 
 use super::exchange::{Ask, FetchError, Method};
-use super::meters::Meters;
-use super::response::{Response, ResponseBody, Source};
+use super::meters::OriginMeters;
+use super::response::{Response, ResponseBody, ResponseSource};
 use super::verdict::Absence;
-use super::wire::{Heard, Reply};
+use super::wire::{OriginReply, ResponseHead};
 use crate::clock::{Clock, Timestamp};
 use crate::config::OriginTimeouts;
 use crate::tasks::Tasks;
@@ -33,16 +33,16 @@ pub(super) struct FolderOrigin {
     pub position: usize,
     pub root: PathBuf,
     /// What shows that the folder is the one that is meant, and that what it lacks is absent.
-    pub holds: Holds,
+    pub holds: FolderContents,
     pub clock: Clock,
-    pub meters: Meters,
+    pub meters: OriginMeters,
     pub tasks: Tasks,
     pub timeouts: OriginTimeouts,
 }
 
 /// What a folder holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holds {
+pub(super) enum FolderContents {
     /// A binary cache, which has a `nix-cache-info`.
     BinaryCache,
     /// Any files.
@@ -51,7 +51,7 @@ pub(super) enum Holds {
 
 /// A file that was found.
 #[derive(Debug)]
-struct Found {
+struct FoundFile {
     file: File,
     length: u64,
     modified: Duration,
@@ -60,7 +60,7 @@ struct Found {
 
 /// What a question about a found file comes to.
 #[derive(Debug, PartialEq, Eq)]
-enum Plan {
+enum FileAnswer {
     NotModified,
     Changed,
     /// The bytes from `first` up to, not including, `end`.
@@ -73,7 +73,7 @@ enum Plan {
 
 impl FolderOrigin {
     /// Looks the path up; each look-up counts as a request with the status it comes to.
-    pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+    pub(super) async fn ask(&self, ask: &Ask) -> Result<OriginReply, FetchError> {
         let request_time = self.clock.now();
         let counted = self.meters.request(ask.purpose(), &ask.method.as_http());
         let found = match self.found(ask).await {
@@ -83,30 +83,37 @@ impl FolderOrigin {
                 return Err(error);
             }
         };
-        let heard = |headers| Heard { headers, request_time, response_time: self.clock.moment() };
+        let heard =
+            |headers| ResponseHead { headers, request_time, response_time: self.clock.moment() };
         let Some(found) = found else {
             counted.answered(StatusCode::NOT_FOUND);
-            return Ok(Reply::Absent(heard(HeaderMap::new()), Absence::Known));
+            return Ok(OriginReply::Absent(heard(HeaderMap::new()), Absence::Known));
         };
         let headers = found.headers(&ask.path);
         match found.plan(ask, headers.get(header::ETAG)) {
-            Plan::NotModified => {
+            FileAnswer::NotModified => {
                 counted.answered(StatusCode::NOT_MODIFIED);
-                Ok(Reply::NotModified(heard(headers)))
+                Ok(OriginReply::NotModified(heard(headers)))
             }
-            Plan::Changed => {
+            FileAnswer::Changed => {
                 counted.answered(StatusCode::PRECONDITION_FAILED);
-                Ok(Reply::Changed)
+                Ok(OriginReply::Changed)
             }
-            Plan::Send { status, first, end } => {
+            FileAnswer::Send { status, first, end } => {
                 counted.answered(status);
                 let heard = heard(headers);
-                Ok(Reply::Found(Box::new(self.response(ask, found, heard, status, first..end))))
+                Ok(OriginReply::Found(Box::new(self.response(
+                    ask,
+                    found,
+                    heard,
+                    status,
+                    first..end,
+                ))))
             }
         }
     }
 
-    async fn found(&self, ask: &Ask) -> Result<Option<Found>, FetchError> {
+    async fn found(&self, ask: &Ask) -> Result<Option<FoundFile>, FetchError> {
         let (root, path, holds) = (self.root.clone(), Arc::clone(&ask.path), self.holds);
         let looking = move || look_up(&root, &path, holds);
         let looking = self.tasks.blocking("origin folder look-up", looking);
@@ -123,8 +130,8 @@ impl FolderOrigin {
     fn response(
         &self,
         ask: &Ask,
-        found: Found,
-        heard: Heard,
+        found: FoundFile,
+        heard: ResponseHead,
         status: StatusCode,
         range: std::ops::Range<u64>,
     ) -> Response {
@@ -137,8 +144,8 @@ impl FolderOrigin {
             put(&mut headers, header::CONTENT_RANGE, &field);
         }
         let source = match ask.method {
-            Method::Head => Source::Ended,
-            Method::Get => Source::Folder(read(&self.tasks, found.file, range)),
+            Method::Head => ResponseSource::Ended,
+            Method::Get => ResponseSource::Folder(read(&self.tasks, found.file, range)),
         };
         let body = ResponseBody::new(
             source,
@@ -164,7 +171,7 @@ impl FolderOrigin {
     }
 }
 
-impl Found {
+impl FoundFile {
     fn headers(&self, path: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let modified = self.modified.as_nanos();
@@ -179,9 +186,9 @@ impl Found {
     }
 
     /// Preconditions first, then the range (RFC 9110 section 13.2.2).
-    fn plan(&self, ask: &Ask, tag: Option<&HeaderValue>) -> Plan {
+    fn plan(&self, ask: &Ask, tag: Option<&HeaderValue>) -> FileAnswer {
         if ask.if_match.as_ref().is_some_and(|wanted| !names(wanted, tag)) {
-            return Plan::Changed;
+            return FileAnswer::Changed;
         }
         let is_held = match (&ask.if_none_match, &ask.if_modified_since) {
             (Some(held), _) => names(held, tag),
@@ -189,16 +196,16 @@ impl Found {
             (None, None) => false,
         };
         if is_held {
-            return Plan::NotModified;
+            return FileAnswer::NotModified;
         }
         let Some(range) = ask.range else {
-            return Plan::Send { status: StatusCode::OK, first: 0, end: self.length };
+            return FileAnswer::Send { status: StatusCode::OK, first: 0, end: self.length };
         };
         let end = range.last.map_or(self.length, |last| last.saturating_add(1).min(self.length));
         if range.first >= end {
-            return Plan::Changed;
+            return FileAnswer::Changed;
         }
-        Plan::Send { status: StatusCode::PARTIAL_CONTENT, first: range.first, end }
+        FileAnswer::Send { status: StatusCode::PARTIAL_CONTENT, first: range.first, end }
     }
 
     fn is_unmodified_since(&self, since: &HeaderValue) -> bool {
@@ -236,11 +243,11 @@ fn content_type(path: &str) -> &'static str {
     }
 }
 
-/// The regular file at `path` below `root`, or `None` where there is none.
+/// The regular file at `path` below `root`, or `None` if there is none.
 ///
-/// Fails where the folder is missing, or a binary cache without `nix-cache-info`: then it is not
+/// Fails if the folder is missing, or a binary cache without `nix-cache-info`: then it is not
 /// mounted, or another one, and nothing in it is known to be absent.
-fn look_up(root: &Path, path: &str, holds: Holds) -> io::Result<Option<Found>> {
+fn look_up(root: &Path, path: &str, holds: FolderContents) -> io::Result<Option<FoundFile>> {
     let folder =
         rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| at(root, &error.into()))?;
@@ -249,7 +256,7 @@ fn look_up(root: &Path, path: &str, holds: Holds) -> io::Result<Option<Found>> {
         Err(error) if is_absence(error) => None,
         Err(error) => return Err(at(&root.join(path.trim_start_matches('/')), &error.into())),
     };
-    if found.is_none() && holds == Holds::BinaryCache {
+    if found.is_none() && holds == FolderContents::BinaryCache {
         let info = rustix::fs::statat(&folder, "nix-cache-info", AtFlags::empty());
         info.map_err(|error| at(&root.join("nix-cache-info"), &error.into()))?;
     }
@@ -267,7 +274,7 @@ fn is_absence(error: rustix::io::Errno) -> bool {
 }
 
 /// Opens `path` so that nothing outside of `folder` can be reached: the kernel resolves it below
-/// the folder, or, where it cannot, no component may be `..` and none a link.
+/// the folder, or, if it cannot, no component may be `..` and none a link.
 fn open_below(folder: impl AsFd, path: &str) -> Result<OwnedFd, rustix::io::Errno> {
     use rustix::io::Errno;
     if path.is_empty() || path.split('/').any(|part| part == ".." || part.contains('\0')) {
@@ -300,7 +307,7 @@ fn open_step_by_step(
 }
 
 /// What is needed of a regular file; anything else is no object.
-fn regular(file: File) -> io::Result<Option<Found>> {
+fn regular(file: File) -> io::Result<Option<FoundFile>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Ok(None);
@@ -308,10 +315,10 @@ fn regular(file: File) -> io::Result<Option<Found>> {
     let seconds = u64::try_from(metadata.mtime()).unwrap_or(0);
     let nanoseconds = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
     let modified = Duration::new(seconds, nanoseconds);
-    Ok(Some(Found { length: metadata.len(), modified, inode: metadata.ino(), file }))
+    Ok(Some(FoundFile { length: metadata.len(), modified, inode: metadata.ino(), file }))
 }
 
-/// Reads a range piece by piece, one piece ahead; ends when nobody listens any more.
+/// Reads a range piece by piece, one piece ahead; ends when the receiver is gone.
 fn read(
     tasks: &Tasks,
     file: File,

@@ -2,9 +2,9 @@
 //! what nearly all of them stay below. One per origin, as long lived as it; the lock is held for
 //! a sample, or a selection among 512 numbers. A reload begins anew.
 //!
-//! A window of the last samples forgets by itself, which a histogram for all time does not, and
-//! 2 KiB give the quantile exactly. A time is noted for whoever was dropped, too, as far as it
-//! went: else a hedge that wins would hide the slow answer from the window.
+//! A window of the last samples forgets by itself, which a histogram for all time does not, and 2
+//! KiB give the quantile exactly. The time of a dropped request is noted too, as far as it went:
+//! else a hedge that wins would hide the slow answer from the window.
 
 use crate::sync::Mutex;
 use std::time::Duration;
@@ -25,11 +25,11 @@ const WAIT_MIN: Duration = Duration::from_millis(5);
 /// The window.
 #[derive(Debug, Default)]
 pub(super) struct FirstBytes {
-    state: Mutex<Window>,
+    state: Mutex<SampleWindow>,
 }
 
 #[derive(Debug, Default)]
-struct Window {
+struct SampleWindow {
     /// In microseconds; a ring once it is full.
     samples: Vec<u32>,
     next: usize,
@@ -63,10 +63,9 @@ impl FirstBytes {
 
 /// The observed 95th percentile as far as the samples are sure of it, and a margin.
 ///
-/// Where exactly a twentieth of the answers is slow, chance decides which side of the edge the
-/// sample's own 95th percentile falls on, and on the far side no slow answer would ever be
-/// hedged. So the rank is that of the lower end of its confidence interval, two deviations
-/// (of a binomial count) below.
+/// If exactly a twentieth of the answers is slow, chance decides on which side of the edge the
+/// sample's own 95th percentile falls. On the far side no slow answer would be hedged. So the rank
+/// is that of the lower end of its confidence interval, two deviations (of a binomial count) below.
 fn wait(samples: &[u32]) -> Option<Duration> {
     if samples.len() < SAMPLES_MIN {
         return None;

@@ -6,10 +6,10 @@
 //! credentials and no cookies. A body that its client does not finish is 400 or 408, and no fault
 //! of the origin.
 
-use super::exchange::{Ask, Method as AskMethod, Purpose, RangeAsked, Reason, Retries};
+use super::exchange::{Ask, FetchReason, Method as AskMethod, RangeAsked, RequestPurpose, Retries};
 use super::response::{Response, ResponseBody};
 use super::upload_body::ClientBody;
-use super::wire::{Heard, Reply};
+use super::wire::{OriginReply, ResponseHead};
 use crate::clock::Moment;
 use crate::nix::Class;
 use crate::rfc::range::ByteRanges;
@@ -19,10 +19,10 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What hears of interim answers (1xx) of an origin.
-pub type Interim = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
+pub type InterimObserver = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 
 /// A request for an origin.
-pub struct Forward {
+pub struct ForwardRequest {
     /// The method.
     pub method: Method,
     /// The path as it stands in the request line, percent encodings and all.
@@ -34,14 +34,14 @@ pub struct Forward {
     /// The body; none for a request that may be sent twice.
     pub body: Option<ClientBody>,
     /// What hears of interim answers.
-    pub interim: Option<Interim>,
+    pub interim: Option<InterimObserver>,
     /// The only origin to ask, once, by its position; `None` for all in their order.
     pub only: Option<usize>,
     /// Whether an origin that failed is asked again at once, if the request may be repeated.
     pub retries: Retries,
 }
 
-impl fmt::Debug for Forward {
+impl fmt::Debug for ForwardRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forward")
             .field("method", &self.method)
@@ -50,7 +50,7 @@ impl fmt::Debug for Forward {
     }
 }
 
-impl Forward {
+impl ForwardRequest {
     /// The question of a probe: for the head of `path`.
     pub(super) fn probe(path: &str) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Forward {
         }
     }
 
-    /// Whether it may be sent again, and to another origin, where nothing is known of its fate: it
+    /// Whether it may be sent again, and to another origin, if nothing is known of its fate: it
     /// has no body, and its method only reads (RFC 9110 section 9.2.2). One that is meant for one
     /// origin alone comes back by itself.
     pub(super) fn may_repeat(&self) -> bool {
@@ -73,19 +73,19 @@ impl Forward {
     }
 
     /// What the request is for.
-    pub(super) fn purpose(&self) -> Purpose {
+    pub(super) fn purpose(&self) -> RequestPurpose {
         let has = |name| self.headers.contains_key(name);
         let reason = if !self.method.is_safe() {
-            Reason::Write
+            FetchReason::Write
         } else if has(header::IF_NONE_MATCH) || has(header::IF_MODIFIED_SINCE) {
-            Reason::Revalidation
+            FetchReason::Revalidation
         } else if has(header::RANGE) {
             let is_resumed = self.only.is_some() || self.retries == Retries::None;
-            if is_resumed { Reason::Resume } else { Reason::Part }
+            if is_resumed { FetchReason::Resume } else { FetchReason::Part }
         } else {
-            Reason::Miss
+            FetchReason::Miss
         };
-        Purpose { class: Class::Other, reason }
+        RequestPurpose { class: Class::Other, reason }
     }
 
     /// The same request once more; it must be one that may be repeated.
@@ -110,17 +110,17 @@ impl Forward {
     }
 
     /// The question that an origin without HTTP methods of its own understands.
-    pub(super) fn ask(&self) -> Asked {
+    pub(super) fn ask(&self) -> ObjectRequest {
         let method = match self.method {
             Method::GET => AskMethod::Get,
             Method::HEAD => AskMethod::Head,
-            _ => return Asked::Write,
+            _ => return ObjectRequest::Write,
         };
         let Ok(decoded) = crate::rfc::path::canonicalise(&self.path, usize::MAX) else {
-            return Asked::Nothing;
+            return ObjectRequest::Nothing;
         };
         let condition = |name| self.headers.get(name).cloned();
-        Asked::Object(Box::new(Ask {
+        ObjectRequest::Object(Box::new(Ask {
             method,
             path: decoded.into(),
             query: self.query.clone(),
@@ -141,7 +141,7 @@ impl Forward {
 
 /// What a request is to an origin that only knows objects.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(super) enum ObjectRequest {
     /// A question for an object.
     Object(Box<Ask>),
     /// No object has such a path.
@@ -150,7 +150,7 @@ pub(super) enum Asked {
     Write,
 }
 
-/// The one range that is asked for, where it does not depend on the object's length.
+/// The one range that is asked for, if it does not depend on the object's length.
 fn single(ranges: &ByteRanges) -> Option<RangeAsked> {
     let span = ranges.stretch()?;
     Some(RangeAsked { first: span.first, last: (span.last != u64::MAX).then_some(span.last) })
@@ -158,7 +158,7 @@ fn single(ranges: &ByteRanges) -> Option<RangeAsked> {
 
 /// What an answer means for the choice among several origins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum AnswerStanding {
     /// It counts, whatever others would say.
     Final,
     /// There is no such object here; another origin may have it.
@@ -168,26 +168,26 @@ pub(super) enum Standing {
 }
 
 /// The standing of an answer of `status`.
-pub(super) fn standing(status: StatusCode) -> Standing {
+pub(super) fn standing(status: StatusCode) -> AnswerStanding {
     match status.as_u16() {
-        404 | 410 => Standing::Absent,
-        500 | 502 | 503 | 504 => Standing::Trouble,
-        _ => Standing::Final,
+        404 | 410 => AnswerStanding::Absent,
+        500 | 502 | 503 | 504 => AnswerStanding::Trouble,
+        _ => AnswerStanding::Final,
     }
 }
 
 /// What an origin that only knows objects said to `ask`, as an answer of HTTP.
 pub(super) fn as_response(
-    (ask, reply): (&Ask, Reply),
+    (ask, reply): (&Ask, OriginReply),
     now: Moment,
     origin: usize,
     name: &Arc<str>,
 ) -> Response {
     match reply {
-        Reply::Found(response) => *response,
-        Reply::NotModified(heard) => own(StatusCode::NOT_MODIFIED, heard, (origin, name)),
-        Reply::Absent(heard, _) => own(StatusCode::NOT_FOUND, heard, (origin, name)),
-        Reply::Changed => {
+        OriginReply::Found(response) => *response,
+        OriginReply::NotModified(heard) => own(StatusCode::NOT_MODIFIED, heard, (origin, name)),
+        OriginReply::Absent(heard, _) => own(StatusCode::NOT_FOUND, heard, (origin, name)),
+        OriginReply::Changed => {
             let heard = unheard(now, HeaderMap::new());
             // Without a condition it can only mean the range.
             let status = match ask.if_match {
@@ -206,19 +206,19 @@ pub(super) fn read_only(now: Moment, origin: usize, name: &Arc<str>) -> Response
     own(StatusCode::METHOD_NOT_ALLOWED, unheard(now, headers), (origin, name))
 }
 
-/// The answer of an origin that only knows objects where there is none.
+/// The answer to a client's request of an origin that only knows objects, and has none here.
 pub(super) fn nowhere(now: Moment, origin: usize, name: &Arc<str>) -> Response {
     own(StatusCode::NOT_FOUND, unheard(now, HeaderMap::new()), (origin, name))
 }
 
-fn unheard(now: Moment, headers: HeaderMap) -> Heard {
-    Heard { headers, request_time: now.edge, response_time: now }
+fn unheard(now: Moment, headers: HeaderMap) -> ResponseHead {
+    ResponseHead { headers, request_time: now.edge, response_time: now }
 }
 
 /// An answer with a body of this cache's own: the error document of a bucket is no page for a
 /// client.
-fn own(status: StatusCode, heard: Heard, (origin, name): (usize, &Arc<str>)) -> Response {
-    let Heard { mut headers, request_time, response_time } = heard;
+fn own(status: StatusCode, heard: ResponseHead, (origin, name): (usize, &Arc<str>)) -> Response {
+    let ResponseHead { mut headers, request_time, response_time } = heard;
     let text = if status == StatusCode::NOT_MODIFIED {
         Bytes::new()
     } else {

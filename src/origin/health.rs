@@ -2,7 +2,7 @@
 //! change. One per origin; the lock is held for a comparison only.
 
 use super::exchange::FetchError;
-use super::meters::{Meters, Usable};
+use super::meters::{OriginMeters, Usability};
 use crate::sync::Mutex;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -14,22 +14,22 @@ pub struct OriginHealth {
     pub name: Arc<str>,
     /// Whether its last answer was usable; true before the first.
     pub is_up: bool,
-    /// What was wrong with the last answer, where it was not usable.
+    /// What was wrong with the last answer, if it was not usable.
     pub last_error: Option<String>,
 }
 
 /// Remembers one origin's state.
 #[derive(Debug)]
-pub(super) struct Health {
+pub(super) struct HealthRecord {
     name: Arc<str>,
-    meters: Meters,
-    state: Mutex<State>,
+    meters: OriginMeters,
+    state: Mutex<HealthState>,
     /// Told when an answer is usable that was not before; shared by a site's origins.
     recovery: Arc<Notify>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum State {
+enum HealthState {
     Unknown,
     Up,
     Down { trouble: Trouble, error: String },
@@ -41,16 +41,16 @@ enum Trouble {
     Other,
 }
 
-impl Health {
-    pub(super) fn new(name: Arc<str>, meters: Meters, recovery: Arc<Notify>) -> Self {
-        Self { name, meters, state: Mutex::new(State::Unknown), recovery }
+impl HealthRecord {
+    pub(super) fn new(name: Arc<str>, meters: OriginMeters, recovery: Arc<Notify>) -> Self {
+        Self { name, meters, state: Mutex::new(HealthState::Unknown), recovery }
     }
 
     /// An answer was usable.
     pub(super) fn usable(&self) {
-        self.meters.up(Usable::Yes);
-        let before = std::mem::replace(&mut *self.state.lock(), State::Up);
-        if matches!(before, State::Down { .. }) {
+        self.meters.up(Usability::Yes);
+        let before = std::mem::replace(&mut *self.state.lock(), HealthState::Up);
+        if matches!(before, HealthState::Down { .. }) {
             tracing::info!(origin = %self.name, "origin is usable again");
             self.recovery.notify_waiters();
         }
@@ -71,13 +71,13 @@ impl Health {
             | FetchError::Protocol { .. }
             | FetchError::Folder { .. } => Trouble::Other,
         };
-        self.meters.up(Usable::No);
+        self.meters.up(Usability::No);
         let error = error.to_string();
-        let now = State::Down { trouble, error: error.clone() };
+        let now = HealthState::Down { trouble, error: error.clone() };
         let before = std::mem::replace(&mut *self.state.lock(), now);
         let was = match before {
-            State::Down { trouble, .. } => Some(trouble),
-            State::Unknown | State::Up => None,
+            HealthState::Down { trouble, .. } => Some(trouble),
+            HealthState::Unknown | HealthState::Up => None,
         };
         match trouble {
             _ if was == Some(trouble) => {}
@@ -91,8 +91,8 @@ impl Health {
     /// The state now.
     pub(super) fn now(&self) -> OriginHealth {
         let last_error = match &*self.state.lock() {
-            State::Down { error, .. } => Some(error.clone()),
-            State::Unknown | State::Up => None,
+            HealthState::Down { error, .. } => Some(error.clone()),
+            HealthState::Unknown | HealthState::Up => None,
         };
         OriginHealth { name: Arc::clone(&self.name), is_up: last_error.is_none(), last_error }
     }

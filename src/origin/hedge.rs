@@ -1,4 +1,4 @@
-//! A second request where the first is slow: the race of the two. Pure but for the wait; nothing
+//! A second request if the first is slow: the race of the two. Pure but for the wait; nothing
 //! outlives the call, and dropping it drops both. Called by `Origins` for small objects.
 //!
 //! The first good answer wins and the other request is dropped. What is not good from one of them
@@ -11,10 +11,10 @@ use tokio::time::sleep;
 
 /// What came of a race.
 #[derive(Debug)]
-pub(super) struct Raced<T> {
-    /// What the first said; none where the second was good before it.
+pub(super) struct RaceResult<T> {
+    /// What the first said; none if the second was good before it.
     pub first: Option<T>,
-    /// What the second said; none where there was none, or the first was good before it.
+    /// What the second said; none if there was none, or the first was good before it.
     pub second: Option<T>,
 }
 
@@ -25,7 +25,7 @@ pub(super) async fn race<T, F, S>(
     wait: Duration,
     begin: impl FnOnce() -> Option<S>,
     is_good: impl Fn(&T) -> bool,
-) -> Raced<T>
+) -> RaceResult<T>
 where
     F: Future<Output = T>,
     S: Future<Output = T>,
@@ -33,22 +33,22 @@ where
     pin!(first);
     tokio::select! {
         biased;
-        said = &mut first => return Raced { first: Some(said), second: None },
+        said = &mut first => return RaceResult { first: Some(said), second: None },
         () = sleep(wait) => {}
     }
     let Some(second) = begin() else {
-        return Raced { first: Some(first.await), second: None };
+        return RaceResult { first: Some(first.await), second: None };
     };
     pin!(second);
     tokio::select! {
         biased;
         said = &mut first => {
             let second = if is_good(&said) { None } else { Some(second.await) };
-            Raced { first: Some(said), second }
+            RaceResult { first: Some(said), second }
         }
         said = &mut second => {
             let first = if is_good(&said) { None } else { Some(first.await) };
-            Raced { first, second: Some(said) }
+            RaceResult { first, second: Some(said) }
         }
     }
 }

@@ -1,16 +1,16 @@
 //! A plain HTTP server as an origin: a public binary cache, a parent Narthex, any web server. One
 //! per origin, as long lived as it; no locks.
 //!
-//! What lets the edge in goes to the origin's own scheme, host and port alone: not to where a
-//! redirect leads, nor is the client's certificate shown there. A 401 or 403 of an origin that is
-//! sent something tells of that, never of the object.
+//! What lets the edge in goes to the origin's own scheme, host and port alone: not to the target of
+//! a redirect, and the client's certificate is not shown there either. A 401 or 403 of an origin
+//! that is sent something tells of that, never of the object.
 
-use super::exchange::{Ask, FetchError, Method, Purpose, Reason};
-use super::forward::Forward;
+use super::exchange::{Ask, FetchError, FetchReason, Method, RequestPurpose};
+use super::forward::ForwardRequest;
 use super::login::Keeper;
 use super::response::Response;
-use super::verdict::{Dialect, Verdict};
-use super::wire::{Exchange, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
+use super::verdict::{AnswerVerdict, Dialect};
+use super::wire::{Exchange, OriginReply, USER_AGENT, Wire, ask_fields, learning, method_name};
 use crate::client::{Client, OutboundRequest, no_body};
 use crate::nix::Class;
 use crate::rfc::authority::canonical_host;
@@ -25,26 +25,26 @@ const REDIRECTS_MAX: usize = 5;
 #[derive(Debug)]
 pub(super) struct HttpOrigin {
     wire: Wire,
-    base: Base,
+    base: BaseUrl,
     /// Hosts (`host` or `host:port`, lower case) that redirects may lead to.
     redirects_to: Vec<String>,
     keeper: Keeper,
-    /// What asks where redirects lead: without the certificate that is shown to the origin itself,
-    /// and by any version of HTTP. None if the origin has neither of its own.
+    /// The client for targets of redirects: without the certificate that is shown to the origin
+    /// itself, and by any version of HTTP. None if the origin has neither of its own.
     elsewhere: Option<Wire>,
 }
 
-/// Where the paths of an upstream begin.
+/// The URL below which the paths of an upstream lie.
 #[derive(Debug)]
-struct Base {
+struct BaseUrl {
     scheme: Scheme,
     authority: Authority,
     /// The path prefix, without a trailing slash.
     prefix: String,
 }
 
-impl Base {
-    /// The URL of `path`, encoded and with a leading `/`, and of a query; none where it is no path.
+impl BaseUrl {
+    /// The URL of `path`, encoded and with a leading `/`, and of a query; none if it is no path.
     fn url(&self, path: &str, query: Option<&str>) -> Option<Uri> {
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
         let path = path.starts_with('/').then(|| format!("{}{path}{query}", self.prefix))?;
@@ -59,7 +59,7 @@ impl Base {
 
 /// What a request carries beside what is asked.
 #[derive(Debug, Clone, Copy)]
-struct Carried<'a> {
+struct RequestHead<'a> {
     uri: &'a Uri,
     /// Sent to the origin itself alone.
     authorization: Option<&'a HeaderValue>,
@@ -74,7 +74,7 @@ impl HttpOrigin {
         (keeper, elsewhere): (Keeper, Option<Client>),
     ) -> Self {
         // A checked configuration has both.
-        let base = Base {
+        let base = BaseUrl {
             scheme: base.scheme().cloned().unwrap_or(Scheme::HTTP),
             authority: base
                 .authority()
@@ -87,12 +87,12 @@ impl HttpOrigin {
         Self { wire, base, redirects_to, keeper, elsewhere }
     }
 
-    /// Asks once, and again wherever a permitted redirect leads; a second time where what lets the
-    /// edge in was refused and its file holds something else by now.
+    /// Asks once, and again for each permitted redirect; a second time if the credentials were
+    /// refused and their file holds others by now.
     ///
     /// Never sends `Accept-Encoding`: objects stored with a content coding come as stored, others
     /// without one.
-    pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+    pub(super) async fn ask(&self, ask: &Ask) -> Result<OriginReply, FetchError> {
         let authorization = self.keeper.authorization().await?;
         let answer = self.ask_with(ask, authorization.as_ref()).await;
         let (Err(FetchError::Credentials { .. }), Some(refused)) = (&answer, &authorization) else {
@@ -108,7 +108,7 @@ impl HttpOrigin {
         &self,
         ask: &Ask,
         authorization: Option<&HeaderValue>,
-    ) -> Result<Reply, FetchError> {
+    ) -> Result<OriginReply, FetchError> {
         let mut uri = self.url(&encode_path(&ask.path), ask.query.as_deref())?;
         let home = uri.clone();
         for _ in 0..=REDIRECTS_MAX {
@@ -116,14 +116,14 @@ impl HttpOrigin {
             let authorization = authorization.filter(|_| is_home);
             let away = self.elsewhere.as_ref().filter(|_| !is_home);
             let wire = away.unwrap_or(&self.wire);
-            let carried = Carried { uri: &uri, authorization };
+            let carried = RequestHead { uri: &uri, authorization };
             let mut exchange = wire.send(ask.purpose(), self.request(ask, carried)?).await?;
             if self.keeper.has_any() && is_refusal(exchange.status) {
                 return Err(self.keeper.refused(exchange.status.as_str()));
             }
             let learn = || self.request(&learning(ask), carried);
             let verdict = wire.judge(Dialect::Plain, ask, &mut exchange, learn).await?;
-            if verdict != Verdict::Redirect {
+            if verdict != AnswerVerdict::Redirect {
                 return wire.settle(ask, exchange, verdict);
             }
             uri = self.redirected(&uri, &exchange)?;
@@ -140,8 +140,8 @@ impl HttpOrigin {
     /// serves its objects may refuse the path that the probe asks for.
     pub(super) async fn forward(
         &self,
-        forward: Forward,
-        purpose: Purpose,
+        forward: ForwardRequest,
+        purpose: RequestPurpose,
     ) -> Result<Response, FetchError> {
         let is_own = forward.method.is_safe()
             && forward.body.is_none()
@@ -152,7 +152,7 @@ impl HttpOrigin {
         let authorization = self.keeper.authorization().await?;
         let again = forward.again();
         let response = self.forward_with(forward, purpose, authorization.as_ref()).await?;
-        if !is_refusal(response.status) || purpose.reason == Reason::Probe {
+        if !is_refusal(response.status) || purpose.reason == FetchReason::Probe {
             return Ok(response);
         }
         let other = match &authorization {
@@ -162,18 +162,22 @@ impl HttpOrigin {
         let refused = self.keeper.refused(response.status.as_str());
         let Some(other) = other else { return Err(refused) };
         let response = self
-            .forward_with(again, Purpose { reason: Reason::Retry, ..purpose }, Some(&other))
+            .forward_with(
+                again,
+                RequestPurpose { reason: FetchReason::Retry, ..purpose },
+                Some(&other),
+            )
             .await?;
         if is_refusal(response.status) { Err(refused) } else { Ok(response) }
     }
 
     async fn forward_with(
         &self,
-        forward: Forward,
-        purpose: Purpose,
+        forward: ForwardRequest,
+        purpose: RequestPurpose,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, FetchError> {
-        let Forward { method, path, query, mut headers, body, interim, .. } = forward;
+        let ForwardRequest { method, path, query, mut headers, body, interim, .. } = forward;
         let uri = self.url(&path, query.as_deref())?;
         let may_be_part = headers.contains_key(header::RANGE);
         let has_condition = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]
@@ -217,8 +221,8 @@ impl HttpOrigin {
         text.parse().map_err(|error| self.wire.protocol(format!("no URL {text:?}: {error}")))
     }
 
-    fn request(&self, ask: &Ask, carried: Carried<'_>) -> Result<OutboundRequest, FetchError> {
-        let Carried { uri, authorization } = carried;
+    fn request(&self, ask: &Ask, carried: RequestHead<'_>) -> Result<OutboundRequest, FetchError> {
+        let RequestHead { uri, authorization } = carried;
         let mut fields = ask_fields(ask);
         if let Some(authorization) = authorization {
             fields.insert(header::AUTHORIZATION, authorization.clone());
@@ -238,7 +242,7 @@ impl HttpOrigin {
         Ok(request)
     }
 
-    /// Where a redirect leads, if it may: to a listed host, never from https to http.
+    /// The target of a redirect, if it is permitted: a listed host, never from https to http.
     fn redirected(&self, from: &Uri, exchange: &Exchange) -> Result<Uri, FetchError> {
         let status = exchange.status;
         let location = exchange.heard.headers.get(header::LOCATION);
@@ -267,7 +271,7 @@ impl HttpOrigin {
     }
 }
 
-/// Whether the status tells that who asks is not let in.
+/// Whether the status refuses the credentials of the request, or the lack of them.
 fn is_refusal(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }

@@ -12,7 +12,7 @@ use reqsign_core::{Error, HttpSend, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-/// Until a connection stands: where there is no such endpoint, nothing answers.
+/// Until a connection stands: if there is no such endpoint, nothing answers.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// From a request to its answer's head, and from that to its end.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub(super) struct KeyEndpoints {
 }
 
 impl KeyEndpoints {
-    /// By this client, whose deadlines are those of this module.
+    /// By this client, which has the deadlines of this module.
     pub(super) fn new(client: Client) -> Self {
         Self { client }
     }
@@ -77,7 +77,7 @@ fn is_link(address: Ipv4Addr) -> bool {
     address.is_link_local()
 }
 
-/// fd00:ec2::/32, where AWS answers over IPv6.
+/// fd00:ec2::/32, at which AWS answers over IPv6.
 fn is_metadata(address: Ipv6Addr) -> bool {
     matches!(address.segments(), [0xfd00, 0x0ec2, ..])
 }

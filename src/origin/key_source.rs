@@ -1,10 +1,10 @@
-//! Where the keys of a bucket come from: files, the environment, profiles, a web identity, the
+//! The sources of a bucket's keys: files, the environment, profiles, a web identity, the
 //! endpoints of containers and instances. What these say and how they are asked is reqsign's
 //! business; which of them count, and in which order, is told here. One per bucket; no locks.
 
 use super::key_endpoints::KeyEndpoints;
 use super::secret::{one_word, read_bounded, read_text};
-use crate::client::Chain;
+use crate::client::ErrorChain;
 use crate::clock::Timestamp;
 use crate::config::S3Credentials;
 use crate::tasks::Tasks;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 /// The longest text of a fault that is told, in characters.
 const FAULT_CHARS_MAX: usize = 400;
-/// What a role is taken on as, where the profile names no session.
+/// The session name of a role, if the profile names none.
 const SESSION_NAME: &str = "narthex";
 
 /// A set of keys.
@@ -39,26 +39,26 @@ impl fmt::Debug for Keys {
 
 /// Keys as they were found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundKeys {
     pub keys: Keys,
-    /// When they expire, where they do.
+    /// When they expire, if they do.
     pub expires: Option<Timestamp>,
 }
 
-/// Whether finding keys asks somebody else.
+/// Whether finding keys needs an answer of another machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum KeyLookup {
     /// Files and variables of this machine alone.
     Local,
     /// Endpoints, perhaps.
     Remote,
 }
 
-/// Where the keys of one bucket come from.
+/// The sources of one bucket's keys.
 #[derive(Debug)]
 pub(super) struct KeySource {
     credentials: S3Credentials,
-    /// The region of the token service, where neither variable nor profile names one.
+    /// The region of the token service, if neither variable nor profile names one.
     region: Option<String>,
     context: Context,
     tasks: Tasks,
@@ -92,22 +92,23 @@ impl KeySource {
         self.credentials == S3Credentials::Anonymous
     }
 
-    /// Whether finding keys asks somebody else.
-    pub(super) fn reach(&self) -> Reach {
+    /// Whether finding keys needs an answer of another machine.
+    pub(super) fn reach(&self) -> KeyLookup {
         match &self.credentials {
             S3Credentials::Files { .. } | S3Credentials::Environment | S3Credentials::Anonymous => {
-                Reach::Local
+                KeyLookup::Local
             }
             S3Credentials::Usual
             | S3Credentials::WebIdentity
             | S3Credentials::Container
             | S3Credentials::Instance
-            | S3Credentials::Profile(_) => Reach::Remote,
+            | S3Credentials::Profile(_) => KeyLookup::Remote,
         }
     }
 
-    /// Finds the keys; says what was looked for where there are none. Bounded by whoever asks.
-    pub(super) async fn find(&self) -> Result<Found, String> {
+    /// Finds the keys; if there are none, the error says what was looked for. The caller sets the
+    /// deadline.
+    pub(super) async fn find(&self) -> Result<FoundKeys, String> {
         match &self.credentials {
             S3Credentials::Files { access_key_id, secret_access_key, session_token } => {
                 let keys = Keys {
@@ -118,7 +119,7 @@ impl KeySource {
                         None => None,
                     },
                 };
-                Ok(Found { keys, expires: None })
+                Ok(FoundKeys { keys, expires: None })
             }
             S3Credentials::Environment => {
                 self.environment().await?.ok_or_else(|| NO_VARIABLES.to_owned())
@@ -145,7 +146,7 @@ impl KeySource {
 
     /// The first place that has keys. One that is named and fails is a fault, not a reason to look
     /// further; only the metadata of an instance is named by nothing.
-    async fn usual(&self) -> Result<Found, String> {
+    async fn usual(&self) -> Result<FoundKeys, String> {
         if let Some(found) = self.environment().await? {
             return Ok(found);
         }
@@ -170,11 +171,11 @@ impl KeySource {
         ))
     }
 
-    async fn environment(&self) -> Result<Option<Found>, String> {
+    async fn environment(&self) -> Result<Option<FoundKeys>, String> {
         self.provided(&EnvCredentialProvider::new()).await
     }
 
-    async fn web_identity(&self) -> Result<Option<Found>, String> {
+    async fn web_identity(&self) -> Result<Option<FoundKeys>, String> {
         let provider = AssumeRoleWithWebIdentityCredentialProvider::new();
         let provider = self.in_region(provider, None);
         let session = self.context.env_var("AWS_ROLE_SESSION_NAME");
@@ -197,17 +198,17 @@ impl KeySource {
         }
     }
 
-    async fn container(&self) -> Result<Option<Found>, String> {
+    async fn container(&self) -> Result<Option<FoundKeys>, String> {
         self.provided(&ECSCredentialProvider::new()).await
     }
 
-    async fn instance(&self) -> Result<Option<Found>, String> {
+    async fn instance(&self) -> Result<Option<FoundKeys>, String> {
         // A new one each time: it would keep a token that the instance knows no more.
         self.provided(&IMDSv2CredentialProvider::new()).await
     }
 
     /// The keys of a profile, or those of the role that it takes on by a web identity.
-    async fn profile(&self, name: Option<&str>) -> Result<Option<Found>, String> {
+    async fn profile(&self, name: Option<&str>) -> Result<Option<FoundKeys>, String> {
         if let Some(role) = self.role(name).await? {
             let provider = AssumeRoleWithWebIdentityCredentialProvider::with_config(
                 role.arn.clone(),
@@ -226,7 +227,7 @@ impl KeySource {
     }
 
     /// The role that a profile names, if it names one.
-    async fn role(&self, name: Option<&str>) -> Result<Option<Role>, String> {
+    async fn role(&self, name: Option<&str>) -> Result<Option<WebIdentityRole>, String> {
         let profile = self.profile_name(name);
         let (credentials, config) = self.profile_files();
         let in_config =
@@ -251,7 +252,7 @@ impl KeySource {
             };
             let token_file = self.context.expand_home_dir(token_file);
             let session = section.get("role_session_name").unwrap_or(SESSION_NAME);
-            return Ok(Some(Role {
+            return Ok(Some(WebIdentityRole {
                 arn: arn.to_owned(),
                 token_file: token_file.unwrap_or_default().into(),
                 session: session.to_owned(),
@@ -264,12 +265,12 @@ impl KeySource {
     async fn provided(
         &self,
         provider: &impl ProvideCredential<Credential = Credential>,
-    ) -> Result<Option<Found>, String> {
+    ) -> Result<Option<FoundKeys>, String> {
         match provider.provide_credential(&self.context).await {
             Ok(Some(credential)) => Ok(found(credential)),
             Ok(None) => Ok(None),
             Err(error) => {
-                let mut told = Chain::of(&error).to_string();
+                let mut told = ErrorChain::of(&error).to_string();
                 if !error.context().is_empty() {
                     told = format!("{told} ({})", error.context().join(", "));
                 }
@@ -313,22 +314,22 @@ impl KeySource {
 const NO_VARIABLES: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set";
 
 /// A role that is taken on by a web identity.
-struct Role {
+struct WebIdentityRole {
     arn: String,
     token_file: PathBuf,
     session: String,
     region: Option<String>,
 }
 
-/// The keys of a credential; none where it is empty.
-fn found(credential: Credential) -> Option<Found> {
+/// The keys of a credential; none if it is empty.
+fn found(credential: Credential) -> Option<FoundKeys> {
     let Credential { access_key_id, secret_access_key, session_token, expires_in } = credential;
     if access_key_id.is_empty() || secret_access_key.is_empty() {
         return None;
     }
     let session_token = session_token.filter(|token| !token.is_empty());
     let expires = expires_in.map(|at| Timestamp::from_secs(at.as_second()));
-    Some(Found { keys: Keys { access_key_id, secret_access_key, session_token }, expires })
+    Some(FoundKeys { keys: Keys { access_key_id, secret_access_key, session_token }, expires })
 }
 
 /// The process's environment; variables that are not UTF-8 count as unset.

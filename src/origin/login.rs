@@ -35,23 +35,23 @@ pub(super) struct Keeper {
     /// The file of the certificate that is shown over TLS.
     certificate: Option<String>,
     host: String,
-    /// Whether everybody on the way could read it, and nobody permitted that.
+    /// Whether it would travel in plain text although no setting permits that.
     is_exposed: bool,
     tasks: Tasks,
-    kept: ArcSwapOption<Kept>,
-    moments: Mutex<Moments>,
+    kept: ArcSwapOption<CurrentLogin>,
+    moments: Mutex<LoginTimes>,
 }
 
 /// What was read last.
 #[derive(Debug)]
-struct Kept {
+struct CurrentLogin {
     /// Sensitive: `Debug` does not show it.
     value: HeaderValue,
     stamp: Stamp,
 }
 
 #[derive(Debug, Default)]
-struct Moments {
+struct LoginTimes {
     looked: Option<Instant>,
     reloaded: Option<Instant>,
     /// Whether the file could not be read when it was looked at last.
@@ -79,7 +79,7 @@ impl Keeper {
         self.login != Login::None || self.certificate.is_some()
     }
 
-    /// The value of `Authorization`; none where nothing is configured.
+    /// The value of `Authorization`; none if nothing is configured.
     ///
     /// Fails with [`FetchError::Credentials`], code `missing`, that names the file.
     pub(super) async fn authorization(&self) -> Result<Option<HeaderValue>, FetchError> {
@@ -102,7 +102,7 @@ impl Keeper {
         Ok(Some(read.unwrap_or_else(|_| kept.value.clone())))
     }
 
-    /// Another value than the `refused` one, where there is one by now.
+    /// Another value than the `refused` one, if there is one by now.
     pub(super) async fn other_than(&self, refused: &HeaderValue) -> Option<HeaderValue> {
         let kept = self.kept.load_full().map(|kept| kept.value.clone());
         if let Some(other) = kept.filter(|value| value != refused) {
@@ -154,7 +154,7 @@ impl Keeper {
     /// Whether `every` has passed since the moment, which is now from then on.
     fn is_time(
         &self,
-        moment: impl FnOnce(&mut Moments) -> &mut Option<Instant>,
+        moment: impl FnOnce(&mut LoginTimes) -> &mut Option<Instant>,
         every: Duration,
     ) -> bool {
         let mut moments = self.moments.lock();
@@ -170,7 +170,7 @@ impl Keeper {
     fn note(&self, trouble: Option<&String>) {
         let was = std::mem::replace(&mut self.moments.lock().is_troubled, trouble.is_some());
         if let Some(error) = trouble.filter(|_| !was) {
-            tracing::warn!(origin = %self.origin, %error, "going on with what was read before");
+            tracing::warn!(origin = %self.origin, %error, "old credentials stay in use");
         }
     }
 
@@ -189,7 +189,7 @@ impl Keeper {
         let mut value = HeaderValue::try_from(credentials)
             .map_err(|_| format!("{} holds what no header field may", file.display()))?;
         value.set_sensitive(true);
-        self.kept.store(Some(Arc::new(Kept { value: value.clone(), stamp })));
+        self.kept.store(Some(Arc::new(CurrentLogin { value: value.clone(), stamp })));
         Ok(value)
     }
 

@@ -1,7 +1,7 @@
-//! The metrics of one origin, and what its requests cost. Counters only; shared by everybody who
-//! asks it.
+//! The metrics of one origin, and what its requests cost. Counters only; shared by all its
+//! requests.
 
-use super::exchange::{Purpose, Reason};
+use super::exchange::{FetchReason, RequestPurpose};
 use crate::config::Prices;
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -16,7 +16,7 @@ const GIB: f64 = 1_073_741_824.0;
 
 /// The metrics of one origin.
 #[derive(Debug, Clone)]
-pub(super) struct Meters {
+pub(super) struct OriginMeters {
     metrics: Metrics,
     origin: Arc<str>,
     prices: Prices,
@@ -24,14 +24,14 @@ pub(super) struct Meters {
 
 /// Whether an origin's last answer was usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Usable {
+pub(super) enum Usability {
     Yes,
     No,
 }
 
 /// What became of a wish to ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Retried {
+pub(super) enum RetryFate {
     /// It was asked again.
     Spent,
     /// The budget had nothing left.
@@ -40,7 +40,7 @@ pub(super) enum Retried {
 
 /// What became of a hedge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hedged {
+pub(super) enum HedgeFate {
     /// A second request left.
     Begun,
     /// Its answer was the one.
@@ -70,7 +70,7 @@ impl BreakerState {
 
 /// Why a request did not leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Held {
+pub(super) enum HoldReason {
     /// The origin is left alone.
     Open,
     /// It asked for fewer.
@@ -86,18 +86,18 @@ pub(super) enum KeysFound {
     No,
 }
 
-/// A request under way; counted as dropped where nobody waits for its answer any more.
+/// A request under way; counted as dropped if it is dropped before its answer.
 #[derive(Debug)]
 pub(super) struct RequestMeter<'a> {
-    meters: &'a Meters,
-    purpose: Purpose,
+    meters: &'a OriginMeters,
+    purpose: RequestPurpose,
     started: Instant,
     price: f64,
-    ended: Ended,
+    ended: ExchangeEnd,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Ended {
+enum ExchangeEnd {
     Answered(StatusCode),
     Failed,
     Dropped,
@@ -105,13 +105,13 @@ enum Ended {
 
 /// Counts the bytes of a body, and what they cost.
 #[derive(Debug, Clone)]
-pub(super) struct Received {
+pub(super) struct ByteMeter {
     bytes: IntCounter,
     cost: Counter,
     price: f64,
 }
 
-impl Received {
+impl ByteMeter {
     /// So many more bytes.
     pub(super) fn add(&self, bytes: usize) {
         self.bytes.inc_by(bytes as u64);
@@ -121,19 +121,19 @@ impl Received {
     }
 }
 
-impl Meters {
+impl OriginMeters {
     pub(super) fn new(metrics: Metrics, origin: Arc<str>, prices: Prices) -> Self {
         Self { metrics, origin, prices }
     }
 
     /// A request is about to leave.
-    pub(super) fn request(&self, purpose: Purpose, method: &Method) -> RequestMeter<'_> {
+    pub(super) fn request(&self, purpose: RequestPurpose, method: &Method) -> RequestMeter<'_> {
         let thousand = if *method == Method::HEAD {
             self.prices.thousand_heads
         } else {
             self.prices.thousand_gets
         };
-        let Purpose { class, reason } = purpose;
+        let RequestPurpose { class, reason } = purpose;
         let labels = [&*self.origin, class.as_str(), method_label(method), reason.as_str()];
         self.metrics.origin_reasons.with_label_values(&labels).inc();
         RequestMeter {
@@ -141,13 +141,13 @@ impl Meters {
             purpose,
             started: Instant::now(),
             price: in_float(thousand) / NANOS / 1_000.0,
-            ended: Ended::Dropped,
+            ended: ExchangeEnd::Dropped,
         }
     }
 
     /// The counter of body bytes received for `class`.
-    pub(super) fn bytes(&self, class: Class) -> Received {
-        Received {
+    pub(super) fn bytes(&self, class: Class) -> ByteMeter {
+        ByteMeter {
             bytes: self.metrics.origin_bytes.with_label_values(&[&*self.origin, class.as_str()]),
             cost: self.metrics.origin_cost.with_label_values(&[&*self.origin, "bytes"]),
             price: in_float(self.prices.gib) / NANOS / GIB,
@@ -169,9 +169,9 @@ impl Meters {
     }
 
     /// Sets the gauge of health.
-    pub(super) fn up(&self, usable: Usable) {
+    pub(super) fn up(&self, usable: Usability) {
         let gauge = self.metrics.origin_up.with_label_values(&[&*self.origin]);
-        gauge.set(i64::from(usable == Usable::Yes));
+        gauge.set(i64::from(usable == Usability::Yes));
     }
 
     /// Sets the gauge of the breaker.
@@ -201,20 +201,20 @@ impl Meters {
     }
 
     /// A request did not leave.
-    pub(super) fn held(&self, why: Held) {
+    pub(super) fn held(&self, why: HoldReason) {
         let why = match why {
-            Held::Open => "open",
-            Held::Throttled => "throttled",
-            Held::Busy => "busy",
+            HoldReason::Open => "open",
+            HoldReason::Throttled => "throttled",
+            HoldReason::Busy => "busy",
         };
         self.metrics.origin_held.with_label_values(&[&*self.origin, why]).inc();
     }
 
     /// A request was to be made again.
-    pub(super) fn retried(&self, result: Retried) {
+    pub(super) fn retried(&self, result: RetryFate) {
         let result = match result {
-            Retried::Spent => "spent",
-            Retried::Refused => "refused",
+            RetryFate::Spent => "spent",
+            RetryFate::Refused => "refused",
         };
         self.metrics.origin_retries.with_label_values(&[&*self.origin, result]).inc();
     }
@@ -228,11 +228,11 @@ impl Meters {
     }
 
     /// A request was slow.
-    pub(super) fn hedged(&self, result: Hedged) {
+    pub(super) fn hedged(&self, result: HedgeFate) {
         let result = match result {
-            Hedged::Begun => "begun",
-            Hedged::Won => "won",
-            Hedged::Refused => "refused",
+            HedgeFate::Begun => "begun",
+            HedgeFate::Won => "won",
+            HedgeFate::Refused => "refused",
         };
         self.metrics.origin_hedges.with_label_values(&[&*self.origin, result]).inc();
     }
@@ -241,7 +241,7 @@ impl Meters {
 impl RequestMeter<'_> {
     /// The head of an answer arrived.
     pub(super) fn answered(mut self, status: StatusCode) {
-        self.ended = Ended::Answered(status);
+        self.ended = ExchangeEnd::Answered(status);
         let seconds = self.started.elapsed().as_secs_f64();
         let meters = self.meters;
         meters
@@ -253,22 +253,22 @@ impl RequestMeter<'_> {
 
     /// None will.
     pub(super) fn failed(mut self) {
-        self.ended = Ended::Failed;
+        self.ended = ExchangeEnd::Failed;
     }
 }
 
 impl Drop for RequestMeter<'_> {
     fn drop(&mut self) {
-        let Meters { metrics, origin, .. } = self.meters;
+        let OriginMeters { metrics, origin, .. } = self.meters;
         let status = match &self.ended {
-            Ended::Answered(status) => status.as_str(),
-            Ended::Failed => "error",
-            Ended::Dropped => "dropped",
+            ExchangeEnd::Answered(status) => status.as_str(),
+            ExchangeEnd::Failed => "error",
+            ExchangeEnd::Dropped => "dropped",
         };
         let labels = [&**origin, self.purpose.class.as_str(), status];
         metrics.origin_requests.with_label_values(&labels).inc();
-        // What never had an answer is on nobody's bill; what was dropped may be.
-        if self.price > 0.0 && !matches!(self.ended, Ended::Failed) {
+        // A request that had no answer costs nothing; a dropped one may cost.
+        if self.price > 0.0 && !matches!(self.ended, ExchangeEnd::Failed) {
             metrics.origin_cost.with_label_values(&[&**origin, "requests"]).inc_by(self.price);
         }
     }
@@ -289,7 +289,7 @@ fn in_float(number: u64) -> f64 {
     number as f64
 }
 
-impl Reason {
+impl FetchReason {
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -3,8 +3,8 @@
 //! alone, and by `app` for the self test at start.
 //!
 //! What is remembered of an origin (its breaker, pace, budgets and times) is about the origin, not
-//! about any object: a purge does not touch it, a restart or a reload begins anew, and no answer to
-//! a client is made of it but the failure of an origin that was not asked.
+//! about any object. A purge does not touch it, and a restart or a reload begins anew. The only
+//! answer to a client that is made of it is the failure of an origin that was not asked.
 //!
 //! # An origin in trouble
 //!
@@ -66,16 +66,16 @@ mod wire;
 
 pub use asker::Asker;
 pub use exchange::{
-    Answer, Ask, BodyError, FetchError, Method, RangeAsked, Reason, Retries, SlotLimit,
+    Ask, BodyError, FetchError, FetchReason, Method, OriginAnswer, RangeAsked, Retries, SlotLimit,
 };
-pub use forward::{Forward, Interim};
+pub use forward::{ForwardRequest, InterimObserver};
 pub use health::OriginHealth;
 pub use response::{Response, ResponseBody};
 pub use s3::Page;
 pub use setup_error::OriginSetupError;
 pub use upload_body::ClientBody;
 
-use crate::client::{Client, ClientSettings, Trust, Trusts};
+use crate::client::{Client, ClientSettings, TlsTrust, Trusts};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginUrl, Site};
 use crate::metrics::Metrics;
@@ -86,16 +86,16 @@ use ::http::HeaderMap;
 use breaker::{Breaker, Probes};
 use budget::Budget;
 use drain::Drains;
-use file::{FolderOrigin, Holds};
+use file::{FolderContents, FolderOrigin};
 use first_bytes::FirstBytes;
-use forward::Standing;
+use forward::AnswerStanding;
 use futures_util::future::join_all;
-use health::Health;
+use health::HealthRecord;
 use http::HttpOrigin;
 use key_endpoints::KeyEndpoints;
 use login::Keeper;
-use meters::{Hedged, Meters};
-use pace::Pacer;
+use meters::{HedgeFate, OriginMeters};
+use pace::OriginPacer;
 use s3::S3Origin;
 use slots::Slots;
 use std::collections::VecDeque;
@@ -104,8 +104,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use upstream::{Kind, Probing, Upstream, is_small};
-use watch::Watch;
+use upstream::{OriginKind, ProbeTarget, Upstream, is_small};
+use watch::OriginWatch;
 use wire::Wire;
 
 /// How the endpoints that hand out keys are asked.
@@ -141,17 +141,17 @@ impl Origins {
         Ok(Self { upstreams: upstreams.collect::<Result<Vec<_>, _>>()?.into(), recovery })
     }
 
-    /// Asks the origins in their order for this path until one has the object or says that it
-    /// has not changed: those that are asked for it at all. Where none is, it is absent.
+    /// Asks the origins in their order for this path until one has the object or says that it has
+    /// not changed. Only origins for this path are asked; if there are none, it is absent.
     ///
-    /// An origin that says absent or fails is followed by the next, but for one whose absence is
-    /// final. The answer is absent only where every origin asked said so; where one failed, or was
-    /// left alone, and none had the object, the first failure is the result. Each origin is asked
-    /// at most three times, and only before a head has arrived; for a small object a further time,
-    /// or the next origin of the same priority, where the first answer is slow. Those to avoid
-    /// come last. Dropping the future ends the request.
-    pub async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
-        let mut said = Said::default();
+    /// An origin that says absent or fails is followed by the next, unless its absence is final.
+    /// The answer is absent only if every origin asked said so; if one failed, or was left alone,
+    /// and none had the object, the first failure is the result. Each origin is asked at most three
+    /// times, and only before a head has arrived; for a small object a further time, or the next
+    /// origin of the same priority, if the first answer is slow. Those to avoid come last. Dropping
+    /// the future ends the request.
+    pub async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FetchError> {
+        let mut said = OriginAnswers::default();
         let mut left: VecDeque<&Arc<Upstream>> = order::in_order(&self.upstreams, ask).into();
         while let Some(upstream) = left.pop_front() {
             let partner = partner(ask, upstream, left.front().copied());
@@ -160,12 +160,12 @@ impl Origins {
                 Some(partner) => hedged(ask, upstream, partner).await,
             };
             for (upstream, answer) in answers.into_iter().flatten() {
-                // Whoever was asked for the sake of speed has had its turn.
+                // The origin that was asked as a hedge is not asked again.
                 left.retain(|other| other.position != upstream.position);
                 match said.hear(upstream, answer) {
-                    Heard::Answer(answer) => return Ok(*answer),
-                    Heard::NothingMore => left.clear(),
-                    Heard::GoOn => {}
+                    NextStep::Answer(answer) => return Ok(*answer),
+                    NextStep::NothingMore => left.clear(),
+                    NextStep::GoOn => {}
                 }
             }
         }
@@ -181,12 +181,12 @@ impl Origins {
 
     /// Sends a client's request to the origins in their order until one has a final answer.
     ///
-    /// A request that may be repeated goes on to the next origin where one fails, is in trouble
-    /// (500, 502, 503, 504) or has no such object; any other goes to the first alone. Absence is
-    /// the answer only where every origin asked said so; else the first trouble is. An origin of
-    /// another priority than the first is another service, so it gets no credentials and no cookies
-    /// that were meant for that. Dropping the future ends the request.
-    pub async fn forward(&self, forward: Forward) -> Result<Response, FetchError> {
+    /// A request that may be repeated goes on to the next origin if one fails, is in trouble (500,
+    /// 502, 503, 504) or has no such object; any other goes to the first alone. Absence is the
+    /// answer only if every origin asked said so; else the first trouble is. An origin of another
+    /// priority than the first is another service, so it gets no credentials and no cookies that
+    /// were meant for that. Dropping the future ends the request.
+    pub async fn forward(&self, forward: ForwardRequest) -> Result<Response, FetchError> {
         let upstreams = order::for_forward(&self.upstreams, &forward.path);
         // The first of all, also if another one alone is asked: for the rest of a body.
         let first = upstreams.first().map(|upstream| upstream.priority);
@@ -201,14 +201,14 @@ impl Origins {
             let forward = if is_peer { forward } else { forward.anonymous() };
             match upstream.forward(forward).await {
                 Ok(response) => match forward::standing(response.status) {
-                    Standing::Final => return Ok(response),
-                    Standing::Absent => {
+                    AnswerStanding::Final => return Ok(response),
+                    AnswerStanding::Absent => {
                         absent = Some(response);
                         if upstream.absence == AbsenceOf::Final {
                             next = None;
                         }
                     }
-                    Standing::Trouble => {
+                    AnswerStanding::Trouble => {
                         trouble.get_or_insert(Ok(response));
                     }
                 },
@@ -229,11 +229,11 @@ impl Origins {
     }
 
     /// What is said of an object that no origin is ever asked for: it is nowhere.
-    fn nowhere(&self) -> Answer<Response> {
+    fn nowhere(&self) -> OriginAnswer<Response> {
         let epoch = Moment::at(Timestamp::from_secs(0));
         let now = self.upstreams.first().map_or(epoch, |one| one.clock.moment());
         let headers = HeaderMap::new();
-        Answer::Absent { headers, origin: 0, request_time: now.edge, response_time: now }
+        OriginAnswer::Absent { headers, origin: 0, request_time: now.edge, response_time: now }
     }
 
     /// The self test at start: probes every origin at once, so that wrong addresses and
@@ -256,8 +256,8 @@ impl Origins {
     /// has, in order; never fewer than there are. Asked once.
     pub async fn page(&self, position: usize, after: &str) -> Result<Page, FetchError> {
         match self.upstreams.get(position).map(|upstream| &upstream.kind) {
-            Some(Kind::S3(origin)) => origin.page(after).await,
-            Some(Kind::Http(_) | Kind::Folder(_)) | None => Err(FetchError::Protocol {
+            Some(OriginKind::S3(origin)) => origin.page(after).await,
+            Some(OriginKind::Http(_) | OriginKind::Folder(_)) | None => Err(FetchError::Protocol {
                 origin: self.name(position),
                 detail: "is no bucket, and cannot be listed".to_owned(),
             }),
@@ -265,7 +265,7 @@ impl Origins {
     }
 
     /// Completes when one of the origins that was not usable answers usably, from the moment of
-    /// this call on: whoever waits for an origin to come back need not find out by asking.
+    /// this call on: a caller waits for an origin to come back without asking it.
     pub fn recovered(&self) -> impl Future<Output = ()> + use<> {
         Arc::clone(&self.recovery).notified_owned()
     }
@@ -300,42 +300,46 @@ impl Origins {
 
 /// What the origins said so far.
 #[derive(Default)]
-struct Said {
-    absent: Option<Answer<Response>>,
+struct OriginAnswers {
+    absent: Option<OriginAnswer<Response>>,
     failure: Option<FetchError>,
 }
 
 /// What follows from what one origin said.
-enum Heard {
+enum NextStep {
     /// It is the answer.
-    Answer(Box<Answer<Response>>),
-    /// Nobody else is asked.
+    Answer(Box<OriginAnswer<Response>>),
+    /// No other origin is asked.
     NothingMore,
     /// The next one is asked.
     GoOn,
 }
 
-impl Said {
-    fn hear(&mut self, upstream: &Upstream, answer: Result<Answer<Response>, FetchError>) -> Heard {
+impl OriginAnswers {
+    fn hear(
+        &mut self,
+        upstream: &Upstream,
+        answer: Result<OriginAnswer<Response>, FetchError>,
+    ) -> NextStep {
         match answer {
-            Ok(answer @ Answer::Absent { .. }) => {
+            Ok(answer @ OriginAnswer::Absent { .. }) => {
                 self.absent = Some(answer);
                 match upstream.absence {
-                    AbsenceOf::Next => Heard::GoOn,
-                    AbsenceOf::Final => Heard::NothingMore,
+                    AbsenceOf::Next => NextStep::GoOn,
+                    AbsenceOf::Final => NextStep::NothingMore,
                 }
             }
-            Ok(answer) => Heard::Answer(Box::new(answer)),
+            Ok(answer) => NextStep::Answer(Box::new(answer)),
             Err(error) => {
                 tracing::debug!(origin = %upstream.name, %error, "origin failed");
                 self.failure.get_or_insert(error);
-                Heard::GoOn
+                NextStep::GoOn
             }
         }
     }
 
-    /// Absence only where nobody failed; none where nobody was asked.
-    fn result(self) -> Option<Result<Answer<Response>, FetchError>> {
+    /// Absence only if no origin failed; none if none was asked.
+    fn result(self) -> Option<Result<OriginAnswer<Response>, FetchError>> {
         match (self.failure, self.absent) {
             (Some(error), _) => Some(Err(error)),
             (None, Some(absent)) => Some(Ok(absent)),
@@ -344,9 +348,9 @@ impl Said {
     }
 }
 
-/// Whom to ask beside `upstream` where it is slow: the `next` one, where it is of the same
-/// priority and may be asked at once, else itself. None where it is not known what slow is,
-/// or nobody is to be asked twice.
+/// The origin to ask beside `upstream` if it is slow: the `next` one, if it is of the same priority
+/// and may be asked at once, else itself. None if it is not known what slow is, or if no origin is
+/// to be asked twice.
 fn partner<'a>(
     ask: &Ask,
     upstream: &'a Arc<Upstream>,
@@ -367,39 +371,39 @@ fn partner<'a>(
     Some(next.filter(is_peer).unwrap_or(upstream))
 }
 
-type Spoken<'a> = (&'a Arc<Upstream>, Result<Answer<Response>, FetchError>);
+type UpstreamAnswer<'a> = (&'a Arc<Upstream>, Result<OriginAnswer<Response>, FetchError>);
 
-/// Asks `upstream`, and `partner` too where it is slow: what each of them said, the answer that
+/// Asks `upstream`, and `partner` too if it is slow: what each of them said, the answer that
 /// counts behind the one that does not.
 async fn hedged<'a>(
     ask: &Ask,
     upstream: &'a Arc<Upstream>,
     partner: &'a Arc<Upstream>,
-) -> [Option<Spoken<'a>>; 2] {
+) -> [Option<UpstreamAnswer<'a>>; 2] {
     let is_same = partner.position == upstream.position;
-    let hedge = Ask { reason: Some(Reason::Hedge), retries: Retries::None, ..ask.clone() };
+    let hedge = Ask { reason: Some(FetchReason::Hedge), retries: Retries::None, ..ask.clone() };
     let begin = || {
         let may_be_asked = partner.breaker.is_closed() && partner.pacer.is_free();
         let slot = partner.slots.now(ask.class).filter(|_| may_be_asked)?;
         if !upstream.hedges.spend() {
-            upstream.meters.hedged(Hedged::Refused);
+            upstream.meters.hedged(HedgeFate::Refused);
             return None;
         }
-        upstream.meters.hedged(Hedged::Begun);
+        upstream.meters.hedged(HedgeFate::Begun);
         Some(Box::pin(partner.ask_in(&hedge, slot)))
     };
-    let is_good = |said: &Result<Answer<Response>, FetchError>| match said {
+    let is_good = |said: &Result<OriginAnswer<Response>, FetchError>| match said {
         // The absence of one of several is no answer yet.
-        Ok(Answer::Absent { .. }) => is_same,
+        Ok(OriginAnswer::Absent { .. }) => is_same,
         Ok(_) => true,
         Err(_) => false,
     };
     let wait = upstream.first_bytes.hedge_after().unwrap_or(Duration::MAX);
     let raced = hedge::race(Box::pin(upstream.ask(ask)), wait, begin, is_good).await;
     if raced.second.as_ref().is_some_and(&is_good) {
-        upstream.meters.hedged(Hedged::Won);
+        upstream.meters.hedged(HedgeFate::Won);
     }
-    // Where both spoke, one of the two is not good: a failure of the same origin that has
+    // If both answered, one of the two is not good: a failure of the same origin that has
     // answered since is none.
     let (first, second) = match (raced.first, raced.second) {
         (Some(Err(_)), Some(second)) if is_same => (None, Some(second)),
@@ -429,10 +433,12 @@ impl Setup<'_> {
         let meters = self.meters(origin);
         let kind = self.kind(position, origin)?;
         let (probing, probes) = match kind {
-            _ if self.site.caching.is_none() => (Probing::CacheInfo, Probes::Tell),
-            Kind::Http(_) => (Probing::Head("/"), Probes::MayMislead),
+            _ if self.site.caching.is_none() => (ProbeTarget::CacheInfo, Probes::Tell),
+            OriginKind::Http(_) => (ProbeTarget::Head("/"), Probes::MayMislead),
             // A bucket has no root.
-            Kind::S3(_) | Kind::Folder(_) => (Probing::Head("/nix-cache-info"), Probes::Tell),
+            OriginKind::S3(_) | OriginKind::Folder(_) => {
+                (ProbeTarget::Head("/nix-cache-info"), Probes::Tell)
+            }
         };
         let deadline = origin.timeouts.connect;
         let recovery = Arc::clone(&self.recovery);
@@ -447,27 +453,32 @@ impl Setup<'_> {
             breaker_settings: origin.breaker,
             breaker: Breaker::new(origin.breaker, probes, meters.clone()),
             probing,
-            pacer: Pacer::new(meters.clone()),
+            pacer: OriginPacer::new(meters.clone()),
             turn_deadline: deadline,
             retries: Budget::of_retries(origin.budget.retries_percent),
             hedges: Budget::of_hedges(origin.budget.hedges_percent),
             first_bytes: FirstBytes::default(),
-            watch: Watch::new(self.tasks.clone()),
+            watch: OriginWatch::new(self.tasks.clone()),
             asked_at: Mutex::new(Instant::now()),
-            health: Health::new(Arc::clone(&name), meters.clone(), recovery),
+            health: HealthRecord::new(Arc::clone(&name), meters.clone(), recovery),
             meters,
             clock: self.clock.clone(),
             name,
         }))
     }
 
-    fn kind(&mut self, position: usize, origin: &Origin) -> Result<Kind, OriginSetupError> {
+    fn kind(&mut self, position: usize, origin: &Origin) -> Result<OriginKind, OriginSetupError> {
         Ok(match &origin.url {
             OriginUrl::S3(bucket) => {
                 let wire = self.wire(position, origin)?;
                 let trust = self.trust(origin, None)?;
                 let endpoints = KeyEndpoints::new(Client::new(&trust, KEY_ENDPOINT_SETTINGS));
-                Kind::S3(Box::new(S3Origin::new(wire, bucket, endpoints, self.tasks.clone())?))
+                OriginKind::S3(Box::new(S3Origin::new(
+                    wire,
+                    bucket,
+                    endpoints,
+                    self.tasks.clone(),
+                )?))
             }
             OriginUrl::Http(base) => {
                 let wire = self.wire(position, origin)?;
@@ -480,13 +491,17 @@ impl Setup<'_> {
                     None
                 };
                 let keeper = Keeper::new(origin, base, self.tasks.clone());
-                Kind::Http(Box::new(HttpOrigin::new(wire, base, hosts, (keeper, elsewhere))))
+                OriginKind::Http(Box::new(HttpOrigin::new(wire, base, hosts, (keeper, elsewhere))))
             }
-            OriginUrl::File(root) => Kind::Folder(Box::new(FolderOrigin {
+            OriginUrl::File(root) => OriginKind::Folder(Box::new(FolderOrigin {
                 name: origin.name.as_str().into(),
                 position,
                 root: root.clone(),
-                holds: if self.site.caching.is_some() { Holds::Files } else { Holds::BinaryCache },
+                holds: if self.site.caching.is_some() {
+                    FolderContents::Files
+                } else {
+                    FolderContents::BinaryCache
+                },
                 clock: self.clock.clone(),
                 meters: self.meters(origin),
                 tasks: self.tasks.clone(),
@@ -495,8 +510,8 @@ impl Setup<'_> {
         })
     }
 
-    fn meters(&self, origin: &Origin) -> Meters {
-        Meters::new(self.metrics.clone(), origin.name.as_str().into(), origin.prices)
+    fn meters(&self, origin: &Origin) -> OriginMeters {
+        OriginMeters::new(self.metrics.clone(), origin.name.as_str().into(), origin.prices)
     }
 
     fn wire(&mut self, position: usize, origin: &Origin) -> Result<Wire, OriginSetupError> {
@@ -512,7 +527,7 @@ impl Setup<'_> {
         })
     }
 
-    /// A client that shows `identity` where it is asked for a certificate.
+    /// A client that shows `identity` if it is asked for a certificate.
     fn client(
         &mut self,
         origin: &Origin,
@@ -533,7 +548,7 @@ impl Setup<'_> {
         &mut self,
         origin: &Origin,
         identity: Option<&CertificateFiles>,
-    ) -> Result<Trust, OriginSetupError> {
+    ) -> Result<TlsTrust, OriginSetupError> {
         self.trusts.load(origin.ca_file.as_deref(), identity).map_err(|source| {
             OriginSetupError::Trust { origin: origin.name.as_str().into(), source }
         })

@@ -7,14 +7,14 @@ use std::fmt;
 
 /// A name and a password.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// The name; empty where the file has none, as services do that only look at the password.
+pub(super) struct NetrcLogin {
+    /// The name; empty if the file has none, as for services that only look at the password.
     pub login: String,
     /// The password.
     pub password: String,
 }
 
-impl fmt::Debug for Entry {
+impl fmt::Debug for NetrcLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Entry(..)")
     }
@@ -45,25 +45,25 @@ pub(super) enum NetrcError {
     },
 }
 
-/// The first entry of `text` that is for `host`, or that is the default where it comes before.
-pub(super) fn entry(text: &str, host: &str) -> Result<Entry, NetrcError> {
+/// The first entry of `text` that is for `host`, or the default if it comes before.
+pub(super) fn entry(text: &str, host: &str) -> Result<NetrcLogin, NetrcError> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let found = read(text, host)?.ok_or_else(|| NetrcError::Host { host: host.to_owned() })?;
     let password = found.password.ok_or_else(|| NetrcError::Password { host: host.to_owned() })?;
-    Ok(Entry { login: found.login.unwrap_or_default(), password })
+    Ok(NetrcLogin { login: found.login.unwrap_or_default(), password })
 }
 
 #[derive(Default)]
-struct Found {
+struct NetrcFields {
     login: Option<String>,
     password: Option<String>,
 }
 
-/// Reads to the end, so that a mistake anywhere is told whoever's line it stands in.
-fn read(text: &str, host: &str) -> Result<Option<Found>, NetrcError> {
+/// Reads to the end, so that a mistake in the lines of any host is reported.
+fn read(text: &str, host: &str) -> Result<Option<NetrcFields>, NetrcError> {
     let words = words(text)?;
     let mut words = words.into_iter();
-    let mut found: Option<Found> = None;
+    let mut found: Option<NetrcFields> = None;
     let (mut is_open, mut is_ours) = (false, false);
     while let Some((line, word)) = words.next() {
         let wrong = |what| NetrcError::Grammar { line, what };
@@ -99,7 +99,7 @@ fn read(text: &str, host: &str) -> Result<Option<Found>, NetrcError> {
         }
         is_open = true;
         if is_ours {
-            found = Some(Found::default());
+            found = Some(NetrcFields::default());
         }
     }
     Ok(found)
@@ -186,7 +186,7 @@ mod tests {
     use proptest::prelude::proptest;
 
     fn found(text: &str, host: &str) -> (String, String) {
-        let Entry { login, password } = entry(text, host).unwrap();
+        let NetrcLogin { login, password } = entry(text, host).unwrap();
         (login, password)
     }
 

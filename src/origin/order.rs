@@ -1,16 +1,17 @@
-//! Which of a site's origins are asked for a path, and in which order: by priority; among equals
-//! first those with a weight, then the order of the file; before all others what is to be asked
-//! first by its rules, and then where the narinfo came from; last what gave wrong bodies. Pure;
-//! called by `Origins` for each request.
+//! Decides which of a site's origins are asked for a path, and in which order. First come the
+//! origins that the rules ask first, then the origin of the narinfo. The others follow by priority;
+//! among equals those with a weight come first, then the order of the file. Origins that gave wrong
+//! bodies come last. Pure; called by `Origins` for each request.
 //!
 //! Which of several weighted origins comes first is drawn by the path, not by chance (weighted
-//! rendezvous hashing): the same path goes to the same origin from every edge and after every
-//! restart, so a cache behind it holds each object once, a body is continued where it began, and
-//! an origin that is added or taken away moves no path but those that it gains or gives up.
+//! rendezvous hashing). The same path goes to the same origin from every edge and after every
+//! restart. So a cache behind an origin holds each object once, and a body is continued by its
+//! first origin. An origin that is added or taken away moves only the paths that it gains or gives
+//! up.
 
 use super::exchange::Ask;
 use super::upstream::Upstream;
-use crate::config::Turn;
+use crate::config::AskOrder;
 use crate::nix::Class;
 use crate::nix::hash::sha256;
 use std::sync::Arc;
@@ -41,16 +42,16 @@ fn with_a_turn<'u>(
     only: Option<usize>,
     class: Class,
     path: &str,
-) -> Vec<(Turn, &'u Arc<Upstream>)> {
+) -> Vec<(AskOrder, &'u Arc<Upstream>)> {
     ordered(upstreams, |upstream| rank(upstream), path)
         .into_iter()
         .filter(|upstream| only.is_none_or(|only| only == upstream.position))
         .map(|upstream| (upstream.turns.turn(class, path), upstream))
-        .filter(|(turn, _)| *turn != Turn::Never)
+        .filter(|(turn, _)| *turn != AskOrder::Never)
         .collect()
 }
 
-/// Where an origin stands among the others.
+/// The position of an origin among the others.
 #[derive(Debug, Clone, Copy)]
 struct Rank<'a> {
     /// Lower is asked first.
@@ -61,7 +62,7 @@ struct Rank<'a> {
     name: &'a str,
 }
 
-/// Where `upstream` stands.
+/// The position of `upstream`.
 fn rank(upstream: &Upstream) -> Rank<'_> {
     Rank { priority: upstream.priority, weight: upstream.weight, name: &upstream.name }
 }
@@ -79,8 +80,8 @@ fn ordered<'a, T>(origins: &'a [T], rank_of: impl Fn(&'a T) -> Rank<'a>, path: &
     ordered
 }
 
-/// Ascending where origins are asked earlier: the least of exponential draws whose rates are the
-/// weights is each one's with a probability in proportion to its weight.
+/// Origins with lower draws are asked earlier. The draws are exponential with the weights as rates,
+/// so each origin has the least one with a probability in proportion to its weight.
 fn draw(rank: Rank<'_>, path: &str) -> u64 {
     if rank.weight == 0 {
         return u64::MAX;

@@ -5,13 +5,13 @@
 //! No limit until the first such answer. Then half of what was asked in the last second, halved
 //! again at most once a second; up again by a twentieth of the peak each second, and gone when
 //! twice the peak would be allowed. `Retry-After`, of at most a minute, holds every request until
-//! then. Who would wait beyond its deadline fails at once, so that another origin, or what is
-//! stored, serves.
+//! then. A request that would wait beyond its deadline fails at once, so that another origin, or
+//! what is stored, serves.
 //!
-//! Narinfos go before anything else, but one in four goes to the others where they wait. Within
-//! each of the two lines the order is that of arrival. Who leaves its line leaves no trace.
+//! Narinfos go before anything else, but if others wait, one turn in four is theirs. Within each of
+//! the two lines the order is that of arrival. A request that leaves its line leaves no trace.
 
-use super::meters::Meters;
+use super::meters::OriginMeters;
 use crate::nix::Class;
 use crate::sync::Mutex;
 use std::time::Duration;
@@ -33,21 +33,21 @@ const URGENT_IN_A_ROW: u32 = 3;
 
 /// The pace of one origin.
 #[derive(Debug)]
-pub(super) struct Pacer {
-    meters: Meters,
-    state: Mutex<State>,
-    /// Whoever is first in its line holds the line's only permit.
+pub(super) struct OriginPacer {
+    meters: OriginMeters,
+    state: Mutex<PacerState>,
+    /// The first request of a line holds the line's only permit.
     urgent: Semaphore,
     patient: Semaphore,
 }
 
 /// A request that had to wait longer than it may: so long until it could have gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooFast(pub Duration);
+pub(super) struct PaceExceeded(pub Duration);
 
 #[derive(Debug)]
-struct State {
-    asked: Asked,
+struct PacerState {
+    asked: RequestRate,
     limit: Option<Limit>,
     paused_until: Option<Instant>,
     urgent_waiting: u32,
@@ -57,7 +57,7 @@ struct State {
 
 /// Requests in this second and in the one before.
 #[derive(Debug)]
-struct Asked {
+struct RequestRate {
     since: Instant,
     now: u32,
     before: u32,
@@ -66,7 +66,7 @@ struct Asked {
 #[derive(Debug)]
 struct Limit {
     rate: f64,
-    /// What is added each second, and where the limit ends.
+    /// What is added each second, and the rate at which the limit ends.
     step: f64,
     ceiling: f64,
     /// Requests that may go at once.
@@ -88,11 +88,11 @@ impl Line {
     }
 }
 
-impl Pacer {
+impl OriginPacer {
     /// Without a limit.
-    pub(super) fn new(meters: Meters) -> Self {
-        let asked = Asked { since: Instant::now(), now: 0, before: 0 };
-        let state = State {
+    pub(super) fn new(meters: OriginMeters) -> Self {
+        let asked = RequestRate { since: Instant::now(), now: 0, before: 0 };
+        let state = PacerState {
             asked,
             limit: None,
             paused_until: None,
@@ -111,9 +111,9 @@ impl Pacer {
     }
 
     /// Waits until a request may go, up to `deadline`. Cancel safe.
-    pub(super) async fn pass(&self, class: Class, deadline: Instant) -> Result<(), TooFast> {
+    pub(super) async fn pass(&self, class: Class, deadline: Instant) -> Result<(), PaceExceeded> {
         let line = Line::of(class);
-        // Nobody is to go past those who wait.
+        // No request goes past those that wait.
         if self.state.lock().has_no_line() {
             match self.take(line) {
                 None => return Ok(()),
@@ -121,7 +121,7 @@ impl Pacer {
                 Some(_) => {}
             }
         }
-        let _waiting = Waiting::begin(self, line);
+        let _waiting = LinePlace::begin(self, line);
         let gate = match line {
             Line::Urgent => &self.urgent,
             Line::Patient => &self.patient,
@@ -159,24 +159,24 @@ impl Pacer {
     }
 }
 
-fn too_fast(next: Instant) -> TooFast {
-    TooFast(next.saturating_duration_since(Instant::now()))
+fn too_fast(next: Instant) -> PaceExceeded {
+    PaceExceeded(next.saturating_duration_since(Instant::now()))
 }
 
 /// A place in a line.
-struct Waiting<'a> {
-    pacer: &'a Pacer,
+struct LinePlace<'a> {
+    pacer: &'a OriginPacer,
     line: Line,
 }
 
-impl<'a> Waiting<'a> {
-    fn begin(pacer: &'a Pacer, line: Line) -> Self {
+impl<'a> LinePlace<'a> {
+    fn begin(pacer: &'a OriginPacer, line: Line) -> Self {
         *pacer.state.lock().waiting(line) += 1;
         Self { pacer, line }
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for LinePlace<'_> {
     fn drop(&mut self) {
         let mut state = self.pacer.state.lock();
         let waiting = state.waiting(self.line);
@@ -184,7 +184,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl State {
+impl PacerState {
     fn waiting(&mut self, line: Line) -> &mut u32 {
         match line {
             Line::Urgent => &mut self.urgent_waiting,
@@ -261,7 +261,7 @@ impl State {
 }
 
 impl Limit {
-    /// What time adds; true where nothing is left of the limit.
+    /// What time adds; true if nothing is left of the limit.
     fn advance(&mut self, now: Instant) -> bool {
         let seconds = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;
@@ -272,7 +272,7 @@ impl Limit {
     }
 }
 
-impl Asked {
+impl RequestRate {
     fn note(&mut self, now: Instant) {
         self.roll(now);
         self.now = self.now.saturating_add(1);

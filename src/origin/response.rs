@@ -4,8 +4,9 @@
 
 use super::drain::DrainedBody;
 use super::exchange::BodyError;
-use super::meters::Received;
+use super::meters::ByteMeter;
 use super::slots::Slot;
+use crate::client::BoxError;
 use crate::clock::{Moment, Timestamp};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -17,8 +18,8 @@ use tokio::sync::mpsc;
 /// An object, or a part of one.
 #[derive(Debug)]
 pub struct Response {
-    /// 200 or 206, where a 206 names the range that was asked for; any, where a client's request
-    /// was sent on.
+    /// 200 or 206, and a 206 names the range that was asked for. For a client's request that was
+    /// sent on: any status.
     pub status: StatusCode,
     /// Its fields, as received.
     pub headers: HeaderMap,
@@ -42,17 +43,17 @@ pub struct Response {
 /// The body of a [`Response`].
 #[derive(Debug)]
 pub struct ResponseBody {
-    source: Source,
+    source: ResponseSource,
     origin: Arc<str>,
     between_bytes: Duration,
-    received: Option<Received>,
+    received: Option<ByteMeter>,
     slot: Option<Slot>,
     trailers: Option<HeaderMap>,
 }
 
-/// Where the pieces come from.
+/// The source of the pieces.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum ResponseSource {
     /// A connection.
     Http(DrainedBody),
     /// The task that reads a file.
@@ -64,12 +65,12 @@ pub(super) enum Source {
 }
 
 impl ResponseBody {
-    /// A body whose pieces are counted in `received`.
+    /// A body that counts its pieces in `received`.
     pub(super) fn new(
-        source: Source,
+        source: ResponseSource,
         origin: Arc<str>,
         between_bytes: Duration,
-        received: Received,
+        received: ByteMeter,
     ) -> Self {
         let received = Some(received);
         Self { source, origin, between_bytes, received, slot: None, trailers: None }
@@ -77,7 +78,7 @@ impl ResponseBody {
 
     /// A body that never was anywhere but here, and is not counted.
     pub(super) fn of(text: Bytes, origin: Arc<str>) -> Self {
-        let source = Source::Bytes((!text.is_empty()).then_some(text));
+        let source = ResponseSource::Bytes((!text.is_empty()).then_some(text));
         let between_bytes = Duration::MAX;
         Self { source, origin, between_bytes, received: None, slot: None, trailers: None }
     }
@@ -89,7 +90,7 @@ impl ResponseBody {
 
     /// The same body, keeping its origin's slot until it is done with.
     pub(super) fn slotted(self, slot: Slot) -> Self {
-        let is_ended = matches!(self.source, Source::Ended);
+        let is_ended = matches!(self.source, ResponseSource::Ended);
         Self { slot: Some(slot).filter(|_| !is_ended), ..self }
     }
 
@@ -132,20 +133,18 @@ impl ResponseBody {
     }
 
     fn release(&mut self) {
-        self.source = Source::Ended;
+        self.source = ResponseSource::Ended;
         self.slot = None;
     }
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 /// The next piece that is not empty; trailers are put aside.
 async fn next(
-    source: &mut Source,
+    source: &mut ResponseSource,
     trailers: &mut Option<HeaderMap>,
 ) -> Result<Option<Bytes>, BoxError> {
     match source {
-        Source::Http(body) => loop {
+        ResponseSource::Http(body) => loop {
             let Some(frame) = body.frame().await else {
                 return Ok(None);
             };
@@ -155,11 +154,11 @@ async fn next(
                 Err(frame) => *trailers = frame.into_trailers().ok(),
             }
         },
-        Source::Folder(pieces) => match pieces.recv().await {
+        ResponseSource::Folder(pieces) => match pieces.recv().await {
             Some(piece) => Ok(Some(piece?)),
             None => Ok(None),
         },
-        Source::Bytes(bytes) => Ok(bytes.take()),
-        Source::Ended => Ok(None),
+        ResponseSource::Bytes(bytes) => Ok(bytes.take()),
+        ResponseSource::Ended => Ok(None),
     }
 }

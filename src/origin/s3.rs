@@ -14,9 +14,9 @@ use super::key_endpoints::KeyEndpoints;
 use super::key_source::{KeySource, Keys};
 use super::setup_error::OriginSetupError;
 use super::sign::{Signable, signed_fields};
-use super::skew::{Learnt, Skew};
-use super::verdict::{Absence, Dialect, Verdict};
-use super::wire::{Heard, Reply, USER_AGENT, Wire, ask_fields, learning, method_name};
+use super::skew::{Skew, SkewUpdate};
+use super::verdict::{Absence, AnswerVerdict, Dialect};
+use super::wire::{OriginReply, ResponseHead, USER_AGENT, Wire, ask_fields, learning, method_name};
 use crate::client::{OutboundRequest, no_body};
 use crate::config::{S3, S3Addressing};
 use crate::rfc::path::encode_path;
@@ -67,12 +67,12 @@ impl S3Origin {
     }
 
     /// Asks for `ask`.
-    pub(super) async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+    pub(super) async fn ask(&self, ask: &Ask) -> Result<OriginReply, FetchError> {
         self.with_keys(|keys| async move { self.ask_with(ask, keys.as_deref()).await }).await
     }
 
-    /// Asks once, by `asked`; a second time where the clock was corrected, and where the keys were
-    /// refused and there are others by now.
+    /// Asks once, by `asked`; a second time if the clock was corrected, or if the keys were refused
+    /// and there are others by now.
     async fn with_keys<T, F>(&self, asked: impl Fn(Option<Arc<Keys>>) -> F) -> Result<T, FetchError>
     where
         F: Future<Output = Result<T, FetchError>>,
@@ -93,38 +93,38 @@ impl S3Origin {
         }
     }
 
-    async fn ask_with(&self, ask: &Ask, keys: Option<&Keys>) -> Result<Reply, FetchError> {
+    async fn ask_with(&self, ask: &Ask, keys: Option<&Keys>) -> Result<OriginReply, FetchError> {
         let mut exchange = self.wire.send(ask.purpose(), self.request(ask, keys)?).await?;
         let is_plain_absence = exchange.status == StatusCode::NOT_FOUND
             && ask.method == Method::Head
             && self.is_bucket_seen.load(Ordering::Relaxed);
         let verdict = if is_plain_absence {
-            Verdict::Absent(Absence::Known)
+            AnswerVerdict::Absent(Absence::Known)
         } else {
             let learn = || self.request(&learning(ask), keys);
             self.wire.judge(Dialect::S3, ask, &mut exchange, learn).await?
         };
-        if let Verdict::Refused { code, .. } = &verdict
+        if let AnswerVerdict::Refused { code, .. } = &verdict
             && is_of_the_clock(code)
         {
             self.correct_clock(&exchange.heard);
         }
-        if matches!(verdict, Verdict::Found | Verdict::Absent(Absence::Known)) {
+        if matches!(verdict, AnswerVerdict::Found | AnswerVerdict::Absent(Absence::Known)) {
             self.is_bucket_seen.store(true, Ordering::Relaxed);
         }
         self.wire.settle(ask, exchange, verdict)
     }
 
     /// Learns by how much this machine's clock is wrong from the answer that refuses its time.
-    fn correct_clock(&self, heard: &Heard) {
-        if let Learnt::Offset { millis } = self.skew.hear(&heard.headers, heard.response_time.wall)
+    fn correct_clock(&self, heard: &ResponseHead) {
+        if let SkewUpdate::Offset { millis } =
+            self.skew.hear(&heard.headers, heard.response_time.wall)
         {
             self.wire.meters.clock_corrected();
             tracing::warn!(
                 origin = %self.wire.name,
                 seconds = millis / 1_000,
-                "signatures are dated by the origin's clock, which is ahead by this: set this \
-                 machine's"
+                "own clock is wrong, signatures use the origin's time"
             );
         }
     }
@@ -135,7 +135,7 @@ impl S3Origin {
         self.signed(method_name(ask.method), &url, ask_fields(ask), keys)
     }
 
-    /// A request with `fields` and those that every request has, signed where there are `keys`.
+    /// A request with `fields` and those that every request has, signed if there are `keys`.
     fn signed(
         &self,
         method: &'static str,
@@ -200,7 +200,7 @@ fn is_of_the_keys(code: &str) -> bool {
     !is_of_the_clock(code) && !of_others.contains(&code)
 }
 
-/// What stands before the key in its URL; `None` where the endpoint is not `scheme://host[:port]`.
+/// What stands before the key in its URL; `None` if the endpoint is not `scheme://host[:port]`.
 fn base(config: &S3) -> Option<String> {
     let region = &config.region;
     let amazon = || {

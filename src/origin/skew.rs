@@ -1,4 +1,4 @@
-//! By how much this machine's clock differs from an origin's, learnt where the origin refuses a
+//! By how much this machine's clock differs from an origin's, learnt when the origin refuses a
 //! signature for its time. One per bucket, as long lived as it; one number, no lock.
 //!
 //! A clock that is set right later makes the origin refuse once more, which corrects this too.
@@ -16,7 +16,7 @@ pub(super) struct Skew(AtomicI64);
 
 /// Whether something new was learnt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Learnt {
+pub(super) enum SkewUpdate {
     /// The offset is another now.
     Offset {
         /// Milliseconds that the origin is ahead.
@@ -39,17 +39,17 @@ impl Skew {
 
     /// Hears what the origin's clock said at `at` by this machine's, in the fields of an answer
     /// that refuses a signature for its time.
-    pub(super) fn hear(&self, fields: &HeaderMap, at: Timestamp) -> Learnt {
+    pub(super) fn hear(&self, fields: &HeaderMap, at: Timestamp) -> SkewUpdate {
         let date = fields.get(header::DATE).and_then(|value| value.to_str().ok());
         let Some(date) = date.and_then(|text| httpdate::parse_http_date(text.trim()).ok()) else {
-            return Learnt::Nothing;
+            return SkewUpdate::Nothing;
         };
         let millis = Timestamp::from(date).millis().saturating_sub(at.millis());
         if self.millis().abs_diff(millis) < MILLIS_MIN {
-            return Learnt::Nothing;
+            return SkewUpdate::Nothing;
         }
         self.0.store(millis, Ordering::Relaxed);
-        Learnt::Offset { millis }
+        SkewUpdate::Offset { millis }
     }
 }
 
@@ -69,13 +69,13 @@ mod tests {
             fields.insert(header::DATE, HeaderValue::try_from(date).unwrap());
             skew.hear(&fields, clock.wall())
         };
-        assert_eq!(hear(100_030), Learnt::Nothing);
+        assert_eq!(hear(100_030), SkewUpdate::Nothing);
         assert_eq!(skew.now(&clock), Timestamp::from_secs(100_000));
-        assert_eq!(hear(103_600), Learnt::Offset { millis: 3_600_000 });
+        assert_eq!(hear(103_600), SkewUpdate::Offset { millis: 3_600_000 });
         assert_eq!(skew.now(&clock), Timestamp::from_secs(103_600));
-        assert_eq!(hear(103_601), Learnt::Nothing);
-        assert_eq!(hear(90_000), Learnt::Offset { millis: -10_000_000 });
-        assert_eq!(hear(100_000), Learnt::Offset { millis: 0 });
-        assert_eq!(skew.hear(&HeaderMap::new(), clock.wall()), Learnt::Nothing);
+        assert_eq!(hear(103_601), SkewUpdate::Nothing);
+        assert_eq!(hear(90_000), SkewUpdate::Offset { millis: -10_000_000 });
+        assert_eq!(hear(100_000), SkewUpdate::Offset { millis: 0 });
+        assert_eq!(skew.hear(&HeaderMap::new(), clock.wall()), SkewUpdate::Nothing);
     }
 }

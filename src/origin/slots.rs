@@ -8,7 +8,7 @@
 
 use super::exchange::{FetchError, SlotLimit};
 use super::upload_body::{ClientBody, UploadBody};
-use super::uploads::{UploadPlace, Uploads};
+use super::uploads::{UploadPlace, UploadQueue};
 use crate::client::UploadError;
 use crate::nix::Class;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const KEPT_FROM_NARS: usize = 8;
 
 /// What a request takes a slot for.
 #[derive(Debug)]
-pub(super) enum Load<'a> {
+pub(super) enum SlotLoad<'a> {
     /// An object of this class.
     Object(Class),
     /// A request with this body.
@@ -34,7 +34,7 @@ pub(super) struct Slots {
     origin: Arc<str>,
     all: Arc<Semaphore>,
     nars: Arc<Semaphore>,
-    uploads: Arc<Uploads>,
+    uploads: Arc<UploadQueue>,
     /// Requests for objects that wait.
     waiting: AtomicUsize,
     /// How long a request waits.
@@ -42,16 +42,16 @@ pub(super) struct Slots {
 }
 
 /// A request that waits, until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+struct WaitingCount<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingCount<'a> {
     fn begin(waiting: &'a AtomicUsize) -> Self {
         waiting.fetch_add(1, Ordering::Relaxed);
         Self(waiting)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingCount<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -61,23 +61,23 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub(super) struct Slot {
     _one: OwnedSemaphorePermit,
-    share: Option<Share>,
+    share: Option<SharedSlot>,
 }
 
 /// A place in the part of the slots that requests of one kind share.
 #[derive(Debug)]
-enum Share {
+enum SharedSlot {
     Nar { _permit: OwnedSemaphorePermit },
     Upload(UploadPlace),
 }
 
 impl Slot {
-    /// The slot of a request whose answer has begun. An upload gives its place back if all of its
-    /// body has come; if not, no other upload ends it.
+    /// The slot of a request after its answer has begun. An upload gives its place back if all of
+    /// its body has come; if not, no other upload ends it.
     pub(super) fn answered(self) -> Self {
-        let is_needed = |share: &Share| match share {
-            Share::Nar { .. } => true,
-            Share::Upload(place) => {
+        let is_needed = |share: &SharedSlot| match share {
+            SharedSlot::Nar { .. } => true,
+            SharedSlot::Upload(place) => {
                 place.spare();
                 !place.is_ended()
             }
@@ -92,7 +92,7 @@ impl Slots {
     pub(super) fn new(origin: Arc<str>, max: usize, deadline: Duration) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
         let nars = max - max / KEPT_FROM_NARS;
-        let uploads = Uploads::new(max.div_ceil(2), deadline / 2);
+        let uploads = UploadQueue::new(max.div_ceil(2), deadline / 2);
         let [all, nars] = [max, nars].map(|max| Arc::new(Semaphore::new(max)));
         Self { origin, all, nars, uploads, waiting: AtomicUsize::new(0), deadline }
     }
@@ -103,19 +103,21 @@ impl Slots {
     }
 
     /// A slot, as soon as there is one.
-    pub(super) async fn wait(&self, mut load: Load<'_>) -> Result<Slot, FetchError> {
-        let is_object = matches!(load, Load::Object(_));
-        let _waiting = is_object.then(|| Waiting::begin(&self.waiting));
+    pub(super) async fn wait(&self, mut load: SlotLoad<'_>) -> Result<Slot, FetchError> {
+        let is_object = matches!(load, SlotLoad::Object(_));
+        let _waiting = is_object.then(|| WaitingCount::begin(&self.waiting));
         if let Ok(Some(slot)) = tokio::time::timeout(self.deadline, self.next(&mut load)).await {
             return Ok(slot);
         }
         let origin = Arc::clone(&self.origin);
         let limit = match load {
-            Load::Upload(body) if body.is_broken() => {
+            SlotLoad::Upload(body) if body.is_broken() => {
                 return Err(FetchError::Upload { origin, source: UploadError::Broken });
             }
-            Load::Upload(body) if self.uploads.has_full_share(body.client()) => SlotLimit::Share,
-            Load::Upload(_) | Load::Object(_) => SlotLimit::Requests,
+            SlotLoad::Upload(body) if self.uploads.has_full_share(body.client()) => {
+                SlotLimit::Share
+            }
+            SlotLoad::Upload(_) | SlotLoad::Object(_) => SlotLimit::Requests,
         };
         Err(FetchError::Busy { origin, limit })
     }
@@ -124,7 +126,7 @@ impl Slots {
     pub(super) fn now(&self, class: Class) -> Option<Slot> {
         let share = self.share(class).map(Arc::clone);
         let share = share.map(Semaphore::try_acquire_owned).transpose().ok()?;
-        let share = share.map(|permit| Share::Nar { _permit: permit });
+        let share = share.map(|permit| SharedSlot::Nar { _permit: permit });
         Some(Slot { _one: Arc::clone(&self.all).try_acquire_owned().ok()?, share })
     }
 
@@ -136,13 +138,15 @@ impl Slots {
         if is_full { self.waiting.load(Ordering::Relaxed) } else { 0 }
     }
 
-    async fn next(&self, load: &mut Load<'_>) -> Option<Slot> {
+    async fn next(&self, load: &mut SlotLoad<'_>) -> Option<Slot> {
         let share = match load {
-            Load::Upload(body) => Some(Share::Upload(Box::pin(self.uploads.place(body)).await?)),
-            Load::Object(class) => match self.share(*class) {
+            SlotLoad::Upload(body) => {
+                Some(SharedSlot::Upload(Box::pin(self.uploads.place(body)).await?))
+            }
+            SlotLoad::Object(class) => match self.share(*class) {
                 Some(share) => {
                     let permit = Arc::clone(share).acquire_owned().await.ok()?;
-                    Some(Share::Nar { _permit: permit })
+                    Some(SharedSlot::Nar { _permit: permit })
                 }
                 None => None,
             },
@@ -166,7 +170,7 @@ mod tests {
     /// A slot for an upload of this client of which nothing has come.
     async fn upload(slots: &Slots, client: Asker) -> Result<Slot, FetchError> {
         let content = OutboundBody::new(StreamBody::new(futures_util::stream::pending()));
-        slots.wait(Load::Upload(&mut slots.upload(ClientBody { client, content }))).await
+        slots.wait(SlotLoad::Upload(&mut slots.upload(ClientBody { client, content }))).await
     }
 
     /// FAULTS.md G9.
@@ -175,18 +179,21 @@ mod tests {
         let slots = Slots::new("one".into(), 16, Duration::from_secs(5));
         let nars: Vec<_> = std::iter::from_fn(|| slots.now(Class::Nar)).collect();
         assert_eq!(nars.len(), 14);
-        assert!(matches!(slots.wait(Load::Object(Class::Nar)).await, Err(FetchError::Busy { .. })));
+        assert!(matches!(
+            slots.wait(SlotLoad::Object(Class::Nar)).await,
+            Err(FetchError::Busy { .. })
+        ));
         let small: Vec<_> = std::iter::from_fn(|| slots.now(Class::Narinfo)).collect();
         assert_eq!(small.len(), 2);
         drop(nars);
-        assert!(slots.wait(Load::Object(Class::Nar)).await.is_ok());
+        assert!(slots.wait(SlotLoad::Object(Class::Nar)).await.is_ok());
         let upload = |last| upload(&slots, Asker::at([192, 0, 2, last].into()));
         let uploads: Vec<_> = futures_util::future::join_all((0..8).map(upload)).await;
         assert!(uploads.iter().all(Result::is_ok));
         assert!(matches!(upload(8).await, Err(FetchError::Busy { .. })));
         assert!(slots.now(Class::Other).is_some());
         let few = Slots::new("one".into(), 1, Duration::from_secs(5));
-        assert!(few.wait(Load::Object(Class::Nar)).await.is_ok());
+        assert!(few.wait(SlotLoad::Object(Class::Nar)).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -212,10 +219,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn requests_for_objects_are_counted_while_they_wait() {
         let slots = Slots::new("one".into(), 1, Duration::from_secs(5));
-        let taken = slots.wait(Load::Object(Class::Nar)).await.unwrap();
+        let taken = slots.wait(SlotLoad::Object(Class::Nar)).await.unwrap();
         assert_eq!(slots.waiting(Class::Narinfo), 0, "nothing waits");
         let mut uploading = Box::pin(upload(&slots, Asker::default()));
-        let mut asking = Box::pin(slots.wait(Load::Object(Class::Narinfo)));
+        let mut asking = Box::pin(slots.wait(SlotLoad::Object(Class::Narinfo)));
         assert!(futures_util::poll!(&mut uploading).is_pending());
         assert_eq!(slots.waiting(Class::Narinfo), 0, "no object");
         assert!(futures_util::poll!(&mut asking).is_pending());
@@ -226,7 +233,7 @@ mod tests {
         let slot = asking.await.unwrap();
         assert_eq!(slots.waiting(Class::Narinfo), 0);
         drop(slot);
-        let asking = slots.wait(Load::Object(Class::Narinfo)).await;
+        let asking = slots.wait(SlotLoad::Object(Class::Narinfo)).await;
         assert_eq!((asking.is_ok(), slots.waiting(Class::Nar)), (true, 0));
     }
 }

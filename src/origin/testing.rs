@@ -2,13 +2,13 @@
 //! this module's files.
 
 use super::exchange::{Ask, FetchError, Method};
-use super::{Answer, Origins, Response};
+use super::{OriginAnswer, Origins, Response};
 use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
     AbsenceOf, BreakerSettings, BudgetSettings, CacheInfoOverride, Exposure, HttpVersion,
-    Lifetimes, Login, Origin, OriginTimeouts, OriginTurns, OriginUrl, Prices, S3, S3Addressing,
-    S3Credentials, Signatures, Site, Terms,
+    LifetimeTerms, Lifetimes, Login, Origin, OriginTimeouts, OriginTurns, OriginUrl, Prices, S3,
+    S3Addressing, S3Credentials, Signatures, Site,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -237,10 +237,10 @@ pub(super) fn site(origins: Vec<Origin>) -> Site {
         cache_info: CacheInfoOverride::default(),
         lifetimes: Lifetimes {
             fresh: [Duration::from_secs(1); Class::ALL.len()],
-            otherwise: Terms {
+            otherwise: LifetimeTerms {
                 absent: Duration::from_secs(1),
                 stale_if_error: Duration::from_secs(1),
-                ..Terms::default()
+                ..LifetimeTerms::default()
             },
             rules: Vec::new(),
         },
@@ -279,9 +279,9 @@ pub(super) fn origins(origins: Vec<Origin>) -> Origins {
 }
 
 /// The object, which must have been found.
-pub(super) fn found(answer: Result<Answer<Response>, FetchError>) -> Response {
+pub(super) fn found(answer: Result<OriginAnswer<Response>, FetchError>) -> Response {
     match answer {
-        Ok(Answer::Found(response)) => response,
+        Ok(OriginAnswer::Found(response)) => response,
         other => panic!("not found: {other:?}"),
     }
 }
@@ -296,12 +296,12 @@ pub(super) async fn whole(mut response: Response) -> Vec<u8> {
 }
 
 /// One word for an answer, for tables.
-pub(super) fn word(answer: &Result<Answer<Response>, FetchError>) -> &'static str {
+pub(super) fn word(answer: &Result<OriginAnswer<Response>, FetchError>) -> &'static str {
     match answer {
-        Ok(Answer::Found(_)) => "found",
-        Ok(Answer::NotModified { .. }) => "not modified",
-        Ok(Answer::Absent { .. }) => "absent",
-        Ok(Answer::Changed) => "changed",
+        Ok(OriginAnswer::Found(_)) => "found",
+        Ok(OriginAnswer::NotModified { .. }) => "not modified",
+        Ok(OriginAnswer::Absent { .. }) => "absent",
+        Ok(OriginAnswer::Changed) => "changed",
         Err(FetchError::Connect { .. }) => "connect",
         Err(FetchError::Broken { .. }) => "broken",
         Err(FetchError::FirstByte { .. }) => "first byte",

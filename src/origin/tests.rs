@@ -11,7 +11,7 @@ mod care;
 mod forwards;
 mod groups;
 
-async fn fetch(origins: &Origins, path: &str) -> Result<Answer<Response>, FetchError> {
+async fn fetch(origins: &Origins, path: &str) -> Result<OriginAnswer<Response>, FetchError> {
     origins.fetch(&ask(path)).await
 }
 
@@ -62,7 +62,7 @@ async fn an_answer_names_its_origin_and_its_times() {
     );
     let pinned = Ask { only: Some(0), ..ask("/x") };
     let answer = bench.origins.fetch(&pinned).await;
-    assert!(matches!(answer, Ok(Answer::Absent { origin: 0, .. })));
+    assert!(matches!(answer, Ok(OriginAnswer::Absent { origin: 0, .. })));
     assert_eq!(two.asked(), 1);
     let nobody = Ask { only: Some(2), ..ask("/x") };
     assert_eq!(word(&bench.origins.fetch(&nobody).await), "protocol");

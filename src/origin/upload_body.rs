@@ -53,11 +53,11 @@ pub(super) struct UploadBody {
 
 /// How the body of one upload comes.
 #[derive(Debug)]
-pub(super) struct Pulse(Mutex<Beat>);
+pub(super) struct Pulse(Mutex<PulseState>);
 
 #[derive(Debug)]
-struct Beat {
-    stage: Stage,
+struct PulseState {
+    stage: UploadStage,
     /// Since when.
     since: Instant,
     /// Until when its client has been fast enough.
@@ -71,7 +71,7 @@ struct Beat {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum UploadStage {
     /// The origin is to take what came, or has not been asked yet.
     Going,
     /// The client is waited for.
@@ -97,7 +97,7 @@ impl UploadBody {
     /// What `client` sends, which may bring nothing for up to `grace` from now on.
     pub(super) fn new(client: Asker, body: OutboundBody, grace: Duration) -> Self {
         let is_over = body.is_end_stream();
-        let pulse = Arc::new(Pulse(Mutex::new(Beat::first(grace))));
+        let pulse = Arc::new(Pulse(Mutex::new(PulseState::first(grace))));
         if is_over {
             pulse.is_at_end();
         }
@@ -148,7 +148,7 @@ impl UploadBody {
             Poll::Ready(Some(Ok(frame))) => {
                 // What knows its length is asked for nothing behind it.
                 self.is_over = self.body.is_end_stream();
-                let stage = if self.is_over { Stage::Ended } else { Stage::Going };
+                let stage = if self.is_over { UploadStage::Ended } else { UploadStage::Going };
                 self.pulse.came(frame.data_ref().map_or(0, Bytes::len), stage);
             }
             Poll::Ready(Some(Err(_)) | None) => {
@@ -199,8 +199,8 @@ impl Pulse {
     /// Has a place from now on: until it is asked for more, its client is not waited for.
     pub(super) fn enters(&self) {
         let mut beat = self.0.lock();
-        if beat.stage == Stage::Awaited {
-            beat.stage = Stage::Going;
+        if beat.stage == UploadStage::Awaited {
+            beat.stage = UploadStage::Going;
             beat.since = Instant::now();
         }
     }
@@ -209,21 +209,21 @@ impl Pulse {
     pub(super) fn spare(&self) {
         let mut beat = self.0.lock();
         beat.is_answered = true;
-        if beat.stage == Stage::Ending {
-            beat.stage = Stage::Awaited;
+        if beat.stage == UploadStage::Ending {
+            beat.stage = UploadStage::Awaited;
         }
     }
 
     /// Whether all of the body has come.
     pub(super) fn is_ended(&self) -> bool {
-        self.0.lock().stage == Stage::Ended
+        self.0.lock().stage == UploadStage::Ended
     }
 
     /// What is known of an upload that waits.
     pub(super) fn evidence(&self, now: Instant) -> Evidence {
         let beat = self.0.lock();
         let has_enough = beat.bytes >= PROOF_BYTES;
-        if beat.stage == Stage::Ended || (has_enough && beat.since <= beat.fast_until) {
+        if beat.stage == UploadStage::Ended || (has_enough && beat.since <= beat.fast_until) {
             Evidence::Proven
         } else if has_enough || beat.slow_for(now).is_some() {
             Evidence::Slow
@@ -238,7 +238,7 @@ impl Pulse {
     }
 
     /// So many bytes have come.
-    fn came(&self, bytes: usize, stage: Stage) {
+    fn came(&self, bytes: usize, stage: UploadStage) {
         let now = Instant::now();
         let earned = (bytes as u64).saturating_mul(1_000_000) / RATE_MIN;
         let earned = Duration::from_micros(earned).min(PAUSE_MAX);
@@ -250,8 +250,8 @@ impl Pulse {
         beat.fast_until = fast_until.min(now + PAUSE_MAX);
         beat.since = now;
         // A little more does not save an upload that is too slow.
-        let is_ending = beat.stage == Stage::Ending && now > beat.fast_until;
-        if !is_ending || stage == Stage::Ended {
+        let is_ending = beat.stage == UploadStage::Ending && now > beat.fast_until;
+        if !is_ending || stage == UploadStage::Ended {
             beat.stage = stage;
         }
     }
@@ -260,13 +260,13 @@ impl Pulse {
     /// the upload is to end.
     fn wait(&self, cx: &Context<'_>) -> Poll<()> {
         let (now, mut beat) = (Instant::now(), self.0.lock());
-        if beat.stage == Stage::Ending {
+        if beat.stage == UploadStage::Ending {
             return Poll::Ready(());
         }
-        if beat.stage == Stage::Going {
+        if beat.stage == UploadStage::Going {
             let fast_until = beat.fast_until + (now - beat.since);
             beat.fast_until = fast_until;
-            beat.stage = Stage::Awaited;
+            beat.stage = UploadStage::Awaited;
             beat.since = now;
         }
         beat.waker = Some(cx.waker().clone());
@@ -274,7 +274,7 @@ impl Pulse {
     }
 
     fn is_at_end(&self) {
-        self.0.lock().stage = Stage::Ended;
+        self.0.lock().stage = UploadStage::Ended;
     }
 
     /// Ends the upload, if it is still slow.
@@ -283,7 +283,7 @@ impl Pulse {
         if beat.slow_for(Instant::now()).is_none() {
             return;
         }
-        beat.stage = Stage::Ending;
+        beat.stage = UploadStage::Ending;
         let waker = beat.waker.take();
         drop(beat);
         if let Some(waker) = waker {
@@ -293,22 +293,22 @@ impl Pulse {
 
     /// Whether its place is about to be free.
     pub(super) fn is_ending(&self) -> bool {
-        self.0.lock().stage == Stage::Ending
+        self.0.lock().stage == UploadStage::Ending
     }
 }
 
-impl Beat {
+impl PulseState {
     /// The body is about to be read.
     fn first(grace: Duration) -> Self {
         let since = Instant::now();
         let fast_until = since + grace;
-        let stage = Stage::Going;
+        let stage = UploadStage::Going;
         Self { stage, since, fast_until, bytes: 0, is_answered: false, waker: None }
     }
 
     /// For how long its client has been too slow; none if it is not, or if it is too late to end.
     fn slow_for(&self, now: Instant) -> Option<Duration> {
-        let is_slow = self.stage == Stage::Awaited && now > self.fast_until;
+        let is_slow = self.stage == UploadStage::Awaited && now > self.fast_until;
         (is_slow && !self.is_answered).then(|| now - self.fast_until)
     }
 }

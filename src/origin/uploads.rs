@@ -3,12 +3,12 @@
 //!
 //! - A client that has a quarter of the places gets none of the last quarter.
 //! - Uploads wait in a queue: the proven ones first, the slow ones last (`upload_body`), and each
-//!   of these in the order of their arrival. A free place goes to the first of them whose client
-//!   may have it. An upload that brings nothing therefore delays none that goes on.
+//! of these in the order of their arrival. A free place goes to the first upload of a client that
+//! may have it. An upload that brings nothing therefore delays none that goes on.
 //! - While uploads wait that are not slow themselves, as many slow ones are ended as let one of
 //!   them in each. Each ended upload is one of the client that has most places. For an upload that
 //!   is not proven, it is one of a client that has more places than its own, or one of its own.
-//! - No upload whose answer has begun is ended.
+//! - No upload is ended after its answer has begun.
 
 use super::asker::Asker;
 use super::upload_body::{Evidence, PAUSE_MAX, Pulse, UploadBody};
@@ -28,24 +28,24 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// The places of all uploads.
 #[derive(Debug)]
-pub(super) struct Uploads {
+pub(super) struct UploadQueue {
     /// How long a new upload may bring nothing before it is slow.
     grace: Duration,
-    places: Mutex<Places>,
+    places: Mutex<UploadPlaces>,
 }
 
 /// A place among the uploads under way, until it is dropped.
 #[derive(Debug)]
 pub(super) struct UploadPlace {
-    uploads: Arc<Uploads>,
+    uploads: Arc<UploadQueue>,
     id: u64,
     pulse: Arc<Pulse>,
 }
 
 #[derive(Debug)]
-struct Places {
+struct UploadPlaces {
     next: u64,
-    holders: HashMap<u64, Holder>,
+    holders: HashMap<u64, UploadHolder>,
     shares: Shares,
     /// In the order of their arrival. None of them may have a place that is free.
     queue: VecDeque<QueueEntry>,
@@ -62,7 +62,7 @@ struct Shares {
 }
 
 #[derive(Debug)]
-struct Holder {
+struct UploadHolder {
     client: Asker,
     pulse: Arc<Pulse>,
 }
@@ -75,10 +75,10 @@ struct QueueEntry {
     give: oneshot::Sender<UploadPlace>,
 }
 
-impl Uploads {
+impl UploadQueue {
     /// Places for `max` uploads; a new one may bring nothing for up to `grace`.
     pub(super) fn new(max: usize, grace: Duration) -> Arc<Self> {
-        let places = Mutex::new(Places::new(max));
+        let places = Mutex::new(UploadPlaces::new(max));
         Arc::new(Self { grace: grace.min(PAUSE_MAX), places })
     }
 
@@ -128,12 +128,12 @@ impl Uploads {
 
     fn enter(
         self: &Arc<Self>,
-        places: &mut Places,
+        places: &mut UploadPlaces,
         client: Asker,
         pulse: Arc<Pulse>,
     ) -> UploadPlace {
         pulse.enters();
-        let id = places.enter(Holder { client, pulse: Arc::clone(&pulse) });
+        let id = places.enter(UploadHolder { client, pulse: Arc::clone(&pulse) });
         UploadPlace { uploads: Arc::clone(self), id, pulse }
     }
 
@@ -190,7 +190,7 @@ impl Drop for UploadPlace {
     }
 }
 
-impl Places {
+impl UploadPlaces {
     fn new(max: usize) -> Self {
         Self {
             next: 0,
@@ -201,7 +201,7 @@ impl Places {
         }
     }
 
-    fn enter(&mut self, holder: Holder) -> u64 {
+    fn enter(&mut self, holder: UploadHolder) -> u64 {
         self.next += 1;
         self.shares.enter(holder.client);
         self.holders.insert(self.next, holder);
@@ -209,7 +209,7 @@ impl Places {
     }
 
     fn leave(&mut self, id: u64) {
-        let Some(Holder { client, pulse }) = self.holders.remove(&id) else { return };
+        let Some(UploadHolder { client, pulse }) = self.holders.remove(&id) else { return };
         if pulse.is_ending() {
             self.looked_at = None;
         }
@@ -309,7 +309,12 @@ impl Shares {
     }
 
     /// Which of the `slow` uploads, the slowest first, makes room for one of this client.
-    fn to_end_for(&self, client: Asker, evidence: Evidence, slow: &[&Holder]) -> Option<usize> {
+    fn to_end_for(
+        &self,
+        client: Asker,
+        evidence: Evidence,
+        slow: &[&UploadHolder],
+    ) -> Option<usize> {
         let own = self.of(client);
         let may_end = |of: Asker| match evidence {
             Evidence::Proven => true,

@@ -3,28 +3,28 @@
 //!
 //! Each request passes, in this order: a slot (`slots`), the breaker (`breaker`), the pace
 //! (`pace`). What keeps it from leaving is a failure of this origin for this request, never an
-//! absence. It is sent again only before anything was promised: where no head has come, and the
-//! budget allows it.
+//! absence. It is sent again only before anything was promised: if no head has come, and the budget
+//! allows it.
 
-use super::breaker::{Breaker, Caller, Leave, SLOW};
+use super::breaker::{Breaker, BreakerPermit, Caller, SLOW};
 use super::budget::Budget;
-use super::cost::{Cost, cost};
-use super::exchange::{Answer, Ask, FetchError, Purpose, Reason, Retries};
+use super::cost::{FailureCost, cost};
+use super::exchange::{Ask, FetchError, FetchReason, OriginAnswer, RequestPurpose, Retries};
 use super::file::FolderOrigin;
 use super::first_bytes::FirstBytes;
-use super::forward::{self, Asked, Forward};
-use super::health::{Health, OriginHealth};
+use super::forward::{self, ForwardRequest, ObjectRequest};
+use super::health::{HealthRecord, OriginHealth};
 use super::http::HttpOrigin;
 use super::jitter::jittered;
-use super::meters::{Held, Meters, Retried};
-use super::pace::{Pacer, TooFast};
+use super::meters::{HoldReason, OriginMeters, RetryFate};
+use super::pace::{OriginPacer, PaceExceeded};
 use super::response::Response;
 use super::s3::S3Origin;
-use super::slots::{Load, Slot, Slots};
+use super::slots::{Slot, SlotLoad, Slots};
 use super::upload_body::ClientBody;
 use super::verdict::Absence;
-use super::watch::Watch;
-use super::wire::{Heard, Reply};
+use super::watch::OriginWatch;
+use super::wire::{OriginReply, ResponseHead};
 use crate::client::OutboundBody;
 use crate::clock::Clock;
 use crate::config::{AbsenceOf, BreakerSettings, OriginTurns};
@@ -36,7 +36,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Further tries after the first, where an error permits them.
+/// Further tries after the first, if an error permits them.
 const RETRIES_MAX: u32 = 2;
 /// The longest wait before the first further try; doubled for each.
 const BACKOFF_FIRST: Duration = Duration::from_millis(150);
@@ -53,28 +53,28 @@ pub(super) struct Upstream {
     pub absence: AbsenceOf,
     /// What it is asked for, and when.
     pub turns: OriginTurns,
-    pub kind: Kind,
+    pub kind: OriginKind,
     pub slots: Slots,
     /// What a probe asks for.
-    pub probing: Probing,
+    pub probing: ProbeTarget,
     pub breaker_settings: BreakerSettings,
     pub breaker: Breaker,
-    pub pacer: Pacer,
+    pub pacer: OriginPacer,
     /// How long a request waits for its turn.
     pub turn_deadline: Duration,
     pub retries: Budget,
     pub hedges: Budget,
     pub first_bytes: FirstBytes,
-    pub watch: Watch,
+    pub watch: OriginWatch,
     pub asked_at: Mutex<Instant>,
-    pub health: Health,
-    pub meters: Meters,
+    pub health: HealthRecord,
+    pub meters: OriginMeters,
     pub clock: Clock,
 }
 
 /// What a probe of an origin asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Probing {
+pub(super) enum ProbeTarget {
     /// An object that every binary cache has.
     CacheInfo,
     /// The head of this path, of which any answer shows that the origin is there.
@@ -83,14 +83,14 @@ pub(super) enum Probing {
 
 /// How an origin is asked.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum OriginKind {
     S3(Box<S3Origin>),
     Http(Box<HttpOrigin>),
     Folder(Box<FolderOrigin>),
 }
 
-impl Kind {
-    async fn ask(&self, ask: &Ask) -> Result<Reply, FetchError> {
+impl OriginKind {
+    async fn ask(&self, ask: &Ask) -> Result<OriginReply, FetchError> {
         match self {
             Self::S3(origin) => origin.ask(ask).await,
             Self::Http(origin) => origin.ask(ask).await,
@@ -100,9 +100,12 @@ impl Kind {
 }
 
 impl Upstream {
-    /// Asks, again where the error permits it, and remembers how it went.
-    pub(super) async fn ask(self: &Arc<Self>, ask: &Ask) -> Result<Answer<Response>, FetchError> {
-        let slot = self.slot(Load::Object(ask.class), Caller::Request).await?;
+    /// Asks, again if the error permits it, and remembers how it went.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        ask: &Ask,
+    ) -> Result<OriginAnswer<Response>, FetchError> {
+        let slot = self.slot(SlotLoad::Object(ask.class), Caller::Request).await?;
         self.ask_in(ask, slot).await
     }
 
@@ -111,7 +114,7 @@ impl Upstream {
         self: &Arc<Self>,
         ask: &Ask,
         slot: Slot,
-    ) -> Result<Answer<Response>, FetchError> {
+    ) -> Result<OriginAnswer<Response>, FetchError> {
         let mut tries = Tries::new(match ask.retries {
             Retries::Usual => RETRIES_MAX,
             Retries::None => 0,
@@ -121,9 +124,12 @@ impl Upstream {
         let reply = loop {
             let asked = self.attempt(again.as_ref().unwrap_or(ask), Caller::Request).await;
             match self.may_retry(&mut tries, asked).await {
-                Next::Done(reply) => break reply,
-                Next::Again => {
-                    again.get_or_insert_with(|| Ask { reason: Some(Reason::Retry), ..ask.clone() });
+                RetryStep::Done(reply) => break reply,
+                RetryStep::Again => {
+                    again.get_or_insert_with(|| Ask {
+                        reason: Some(FetchReason::Retry),
+                        ..ask.clone()
+                    });
                 }
             }
         };
@@ -131,11 +137,11 @@ impl Upstream {
         reply.map(|reply| self.answer(reply, slot))
     }
 
-    /// Sends a client's request on, again where it may be repeated and the error permits it, and
+    /// Sends a client's request on, again if it may be repeated and the error permits it, and
     /// remembers how it went.
     pub(super) async fn forward(
         self: &Arc<Self>,
-        mut forward: Forward,
+        mut forward: ForwardRequest,
     ) -> Result<Response, FetchError> {
         let caller = if forward.body.is_some() { Caller::Upload } else { Caller::Request };
         let slot = self.slot_for(&mut forward.body, caller).await?;
@@ -154,8 +160,8 @@ impl Upstream {
             next = forward.may_repeat().then(|| forward.again());
             let asked = self.forward_once(forward, purpose, caller).await;
             match self.may_retry(&mut tries, asked).await {
-                Next::Done(response) => break response,
-                Next::Again => purpose.reason = Reason::Retry,
+                RetryStep::Done(response) => break response,
+                RetryStep::Again => purpose.reason = FetchReason::Retry,
             }
         };
         match &response {
@@ -167,7 +173,11 @@ impl Upstream {
     }
 
     /// Asks once, if it may.
-    async fn attempt(self: &Arc<Self>, ask: &Ask, caller: Caller) -> Result<Reply, FetchError> {
+    async fn attempt(
+        self: &Arc<Self>,
+        ask: &Ask,
+        caller: Caller,
+    ) -> Result<OriginReply, FetchError> {
         let leave = self.leave(ask.class, caller).await?;
         let timer = Timer::start(is_small(ask).then_some(&self.first_bytes));
         let reply = self.kind.ask(ask).await;
@@ -181,8 +191,8 @@ impl Upstream {
 
     async fn forward_once(
         self: &Arc<Self>,
-        forward: Forward,
-        purpose: Purpose,
+        forward: ForwardRequest,
+        purpose: RequestPurpose,
         caller: Caller,
     ) -> Result<Response, FetchError> {
         let leave = self.leave(Class::Other, caller).await?;
@@ -208,32 +218,32 @@ impl Upstream {
 
     async fn forward_by_kind(
         &self,
-        forward: Forward,
-        purpose: Purpose,
+        forward: ForwardRequest,
+        purpose: RequestPurpose,
     ) -> Result<Response, FetchError> {
-        if let Kind::Http(origin) = &self.kind {
+        if let OriginKind::Http(origin) = &self.kind {
             return origin.forward(forward, purpose).await;
         }
         let now = self.clock.moment();
         match forward.ask() {
-            Asked::Object(ask) => {
+            ObjectRequest::Object(ask) => {
                 let ask = Ask { reason: Some(purpose.reason), ..*ask };
                 let reply = self.kind.ask(&ask).await?;
                 Ok(forward::as_response((&ask, reply), now, self.position, &self.name))
             }
-            Asked::Nothing => Ok(forward::nowhere(now, self.position, &self.name)),
-            Asked::Write => Ok(forward::read_only(now, self.position, &self.name)),
+            ObjectRequest::Nothing => Ok(forward::nowhere(now, self.position, &self.name)),
+            ObjectRequest::Write => Ok(forward::read_only(now, self.position, &self.name)),
         }
     }
 
     /// The leave of the breaker, then of the pace.
-    async fn leave(&self, class: Class, caller: Caller) -> Result<Leave<'_>, FetchError> {
+    async fn leave(&self, class: Class, caller: Caller) -> Result<BreakerPermit<'_>, FetchError> {
         let Some(leave) = self.breaker.admit(caller) else {
             return Err(self.is_open());
         };
         let deadline = Instant::now() + self.turn_deadline;
-        if let Err(TooFast(wait)) = self.pacer.pass(class, deadline).await {
-            self.meters.held(Held::Throttled);
+        if let Err(PaceExceeded(wait)) = self.pacer.pass(class, deadline).await {
+            self.meters.held(HoldReason::Throttled);
             let origin = Arc::clone(&self.name);
             // A part of a second is a second: 0 would mean now.
             return Err(FetchError::Throttled { origin, seconds: wait.as_secs() + 1 });
@@ -244,21 +254,23 @@ impl Upstream {
 
     fn failed(
         self: &Arc<Self>,
-        leave: Leave<'_>,
+        leave: BreakerPermit<'_>,
         error: &FetchError,
         took: Duration,
-        reason: Reason,
+        reason: FetchReason,
     ) {
         if let FetchError::Status { status, retry_after_seconds, .. } = error {
             self.note_throttle(*status, *retry_after_seconds);
         }
         match cost(error, took) {
-            Cost::None => leave.answered(),
-            Cost::Nothing => drop(leave),
+            FailureCost::None => leave.answered(),
+            FailureCost::Nothing => drop(leave),
             // A body that waits for its origin knocks in rounds of its own, and a refusal costs
             // it nothing: that is no reason to turn clients away when the origin is back.
-            Cost::Failures(_) if reason == Reason::Resume && took < SLOW => leave.failed(0, took),
-            Cost::Failures(cost) => leave.failed(cost, took),
+            FailureCost::Failures(_) if reason == FetchReason::Resume && took < SLOW => {
+                leave.failed(0, took)
+            }
+            FailureCost::Failures(cost) => leave.failed(cost, took),
         }
         self.see_to_breaker();
     }
@@ -272,7 +284,7 @@ impl Upstream {
     /// 429 asks for fewer requests; so does 503 with a time to come back, and S3's, which is
     /// `SlowDown` or means the same.
     fn note_throttle(&self, status: StatusCode, retry_after_seconds: Option<u64>) {
-        let is_s3 = matches!(self.kind, Kind::S3(_));
+        let is_s3 = matches!(self.kind, OriginKind::S3(_));
         let is_throttle = match status {
             StatusCode::TOO_MANY_REQUESTS => true,
             StatusCode::SERVICE_UNAVAILABLE => is_s3 || retry_after_seconds.is_some(),
@@ -283,52 +295,52 @@ impl Upstream {
         }
     }
 
-    /// Whether to ask again, after a wait; not where the wish to ask again was itself held back.
+    /// Whether to ask again, after a wait; not if this origin itself held the request back.
     async fn may_retry<T>(
         &self,
         tries: &mut Tries,
         asked: Result<T, FetchError>,
-    ) -> Next<Result<T, FetchError>> {
+    ) -> RetryStep<Result<T, FetchError>> {
         let error = match asked {
-            Ok(answer) => return Next::Done(Ok(answer)),
+            Ok(answer) => return RetryStep::Done(Ok(answer)),
             Err(error) => error,
         };
         if matches!(error, FetchError::Open { .. } | FetchError::Throttled { .. }) {
-            return Next::Done(Err(tries.last.take().unwrap_or(error)));
+            return RetryStep::Done(Err(tries.last.take().unwrap_or(error)));
         }
         if !error.may_retry() || tries.left == 0 || !self.breaker.is_closed() {
-            return Next::Done(Err(error));
+            return RetryStep::Done(Err(error));
         }
         // What another request has told of has its place in the budget already.
         if !error.is_told() {
             if !self.retries.spend() {
-                self.meters.retried(Retried::Refused);
-                return Next::Done(Err(error));
+                self.meters.retried(RetryFate::Refused);
+                return RetryStep::Done(Err(error));
             }
-            self.meters.retried(Retried::Spent);
+            self.meters.retried(RetryFate::Spent);
         }
         tries.left -= 1;
-        tracing::debug!(origin = %self.name, %error, left = tries.left, "asking again");
+        tracing::debug!(origin = %self.name, %error, left = tries.left, "origin asked again");
         let wait = tries.wait;
         tries.wait = wait.saturating_mul(2);
         tries.last = Some(error);
         tokio::time::sleep(jittered(wait)).await;
-        Next::Again
+        RetryStep::Again
     }
 
     /// Tests this origin's address and credentials by one request. Takes no slot, so that requests
     /// that hang do not keep it from being seen that it is back.
     pub(super) async fn probe(self: &Arc<Self>) -> Result<(), FetchError> {
         match self.probing {
-            Probing::CacheInfo => self.probe_cache_info().await,
-            Probing::Head(path) => self.probe_head(path).await,
+            ProbeTarget::CacheInfo => self.probe_cache_info().await,
+            ProbeTarget::Head(path) => self.probe_head(path).await,
         }
     }
 
     /// Asks for the head of `path`; any answer is a good one.
     async fn probe_head(self: &Arc<Self>, path: &'static str) -> Result<(), FetchError> {
-        let purpose = Purpose { class: Class::Other, reason: Reason::Probe };
-        match self.forward_once(Forward::probe(path), purpose, Caller::Prober).await {
+        let purpose = RequestPurpose { class: Class::Other, reason: FetchReason::Probe };
+        match self.forward_once(ForwardRequest::probe(path), purpose, Caller::Prober).await {
             Ok(response) => {
                 self.health.usable();
                 drain(response).await;
@@ -346,7 +358,7 @@ impl Upstream {
     async fn probe_cache_info(self: &Arc<Self>) -> Result<(), FetchError> {
         let ask = &Ask::probe();
         let reply = match self.attempt(ask, Caller::Prober).await {
-            Ok(Reply::Absent(_, Absence::Denied)) => Err(FetchError::Credentials {
+            Ok(OriginReply::Absent(_, Absence::Denied)) => Err(FetchError::Credentials {
                 origin: Arc::clone(&self.name),
                 code: "AccessDenied".to_owned(),
                 detail: format!(
@@ -358,11 +370,11 @@ impl Upstream {
         };
         self.remember(&reply);
         match reply? {
-            Reply::Found(response) => drain(*response).await,
-            Reply::Absent(..) => {
+            OriginReply::Found(response) => drain(*response).await,
+            OriginReply::Absent(..) => {
                 tracing::debug!(origin = %self.name, path = %ask.path, "origin has no such object");
             }
-            Reply::NotModified(_) | Reply::Changed => {}
+            OriginReply::NotModified(_) | OriginReply::Changed => {}
         }
         Ok(())
     }
@@ -396,59 +408,59 @@ impl Upstream {
         caller: Caller,
     ) -> Result<Slot, FetchError> {
         let Some(sent) = body.take() else {
-            return self.slot(Load::Object(Class::Other), caller).await;
+            return self.slot(SlotLoad::Object(Class::Other), caller).await;
         };
         let mut upload = self.slots.upload(sent);
-        let slot = self.slot(Load::Upload(&mut upload), caller).await?;
+        let slot = self.slot(SlotLoad::Upload(&mut upload), caller).await?;
         let client = upload.client();
         *body = Some(ClientBody { client, content: OutboundBody::new(*upload) });
         Ok(slot)
     }
 
-    /// A slot for a request that may leave: who would be refused by the breaker waits for none.
-    async fn slot(&self, load: Load<'_>, caller: Caller) -> Result<Slot, FetchError> {
+    /// A slot for a request that may leave: a request that the breaker would refuse waits for none.
+    async fn slot(&self, load: SlotLoad<'_>, caller: Caller) -> Result<Slot, FetchError> {
         if self.breaker.refuses(caller) {
             return Err(self.is_open());
         }
         let slot = self.slots.wait(load).await;
         if matches!(slot, Err(FetchError::Busy { .. })) {
-            self.meters.held(Held::Busy);
+            self.meters.held(HoldReason::Busy);
         }
         slot
     }
 
     fn is_open(&self) -> FetchError {
         self.breaker.wanted();
-        self.meters.held(Held::Open);
+        self.meters.held(HoldReason::Open);
         let last = self.health.now().last_error;
         let last = last.unwrap_or_else(|| "it answered with errors".to_owned());
         FetchError::Open { origin: Arc::clone(&self.name), last }
     }
 
-    /// `AccessDenied` proves nothing: it is how absence looks to who may not list the bucket, and
-    /// how every key looks under a wrong policy.
-    fn remember(&self, reply: &Result<Reply, FetchError>) {
+    /// `AccessDenied` proves nothing: S3 answers so for an absent key if the bucket may not be
+    /// listed, and for every key under a wrong policy.
+    fn remember(&self, reply: &Result<OriginReply, FetchError>) {
         match reply {
-            Ok(Reply::Absent(_, Absence::Denied)) => {}
+            Ok(OriginReply::Absent(_, Absence::Denied)) => {}
             Ok(_) => self.health.usable(),
             Err(error) => self.health.failed(error),
         }
     }
 
-    fn answer(&self, reply: Reply, slot: Slot) -> Answer<Response> {
+    fn answer(&self, reply: OriginReply, slot: Slot) -> OriginAnswer<Response> {
         let origin = self.position;
         match reply {
-            Reply::Found(response) => {
+            OriginReply::Found(response) => {
                 let response = *response;
-                Answer::Found(Response { body: response.body.slotted(slot), ..response })
+                OriginAnswer::Found(Response { body: response.body.slotted(slot), ..response })
             }
-            Reply::NotModified(Heard { headers, request_time, response_time }) => {
-                Answer::NotModified { headers, origin, request_time, response_time }
+            OriginReply::NotModified(ResponseHead { headers, request_time, response_time }) => {
+                OriginAnswer::NotModified { headers, origin, request_time, response_time }
             }
-            Reply::Absent(Heard { headers, request_time, response_time }, _) => {
-                Answer::Absent { headers, origin, request_time, response_time }
+            OriginReply::Absent(ResponseHead { headers, request_time, response_time }, _) => {
+                OriginAnswer::Absent { headers, origin, request_time, response_time }
             }
-            Reply::Changed => Answer::Changed,
+            OriginReply::Changed => OriginAnswer::Changed,
         }
     }
 }
@@ -469,7 +481,7 @@ async fn mend(upstream: Weak<Upstream>) {
     }
 }
 
-/// When to probe next, and what tells that it is sooner; none where the origin is no longer left
+/// When to probe next, and what tells that it is sooner; none if the origin is no longer left
 /// alone, or is gone.
 fn next_probe(upstream: &Weak<Upstream>) -> Option<(Instant, Arc<Notify>)> {
     let upstream = upstream.upgrade()?;
@@ -516,12 +528,12 @@ impl Tries {
     }
 }
 
-enum Next<T> {
+enum RetryStep<T> {
     Done(T),
     Again,
 }
 
-/// Notes the time to an answer, or until nobody waited for it any more.
+/// Notes the time to an answer, or until the request was dropped.
 struct Timer<'a> {
     started: Instant,
     window: Option<&'a FirstBytes>,
@@ -533,7 +545,7 @@ impl<'a> Timer<'a> {
     }
 
     /// How long it took; what failed says nothing of how long answers take.
-    fn ended(mut self, reply: &Result<Reply, FetchError>) -> Duration {
+    fn ended(mut self, reply: &Result<OriginReply, FetchError>) -> Duration {
         if reply.is_err() {
             self.window = None;
         }

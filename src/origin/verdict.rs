@@ -1,12 +1,12 @@
 //! What an HTTP answer means, for S3 and for plain upstreams: FACTS's rules of absence and of
-//! broken credentials, as pure functions over a status and, where that is not enough, the error
+//! broken credentials, as pure functions over a status and, if that is not enough, the error
 //! document.
 
 use super::exchange::{Ask, Method};
-use super::fault::Fault;
+use super::fault::S3ErrorDocument;
 use http::{HeaderMap, StatusCode, header};
 
-/// Who is answering.
+/// The kind of the answering server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     /// An S3 service, asked for a key.
@@ -17,7 +17,7 @@ pub(super) enum Dialect {
 
 /// What an answer means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum AnswerVerdict {
     /// An object, whole or in part.
     Found,
     /// What is stored still holds.
@@ -48,45 +48,49 @@ pub(super) enum Verdict {
 pub(super) enum Absence {
     /// The origin knows that there is no such object.
     Known,
-    /// `AccessDenied`: absence for who may not list the bucket, or a wrong policy.
+    /// `AccessDenied`: absence if the bucket may not be listed, or a wrong policy.
     Denied,
 }
 
 /// What `status` means as the answer to `ask`.
-pub(super) fn by_status(dialect: Dialect, status: StatusCode, ask: &Ask) -> Verdict {
+pub(super) fn by_status(dialect: Dialect, status: StatusCode, ask: &Ask) -> AnswerVerdict {
     let is_s3 = dialect == Dialect::S3;
     match status.as_u16() {
-        200 => Verdict::Found,
-        206 if ask.range.is_some() => Verdict::Found,
-        206 => Verdict::Protocol("206 although no range was asked for".to_owned()),
+        200 => AnswerVerdict::Found,
+        206 if ask.range.is_some() => AnswerVerdict::Found,
+        206 => AnswerVerdict::Protocol("206 although no range was asked for".to_owned()),
         304 if ask.if_none_match.is_some() || ask.if_modified_since.is_some() => {
-            Verdict::NotModified
+            AnswerVerdict::NotModified
         }
-        304 => Verdict::Protocol("304 although nothing was to be compared".to_owned()),
-        400 | 401 | 404 if is_s3 => Verdict::Unclear,
-        404 | 410 => Verdict::Absent(Absence::Known),
-        412 if ask.if_match.is_some() => Verdict::Changed,
-        416 if ask.range.is_some() => Verdict::Changed,
-        403 => Verdict::Unclear,
-        401 => Verdict::Refused {
+        304 => AnswerVerdict::Protocol("304 although nothing was to be compared".to_owned()),
+        400 | 401 | 404 if is_s3 => AnswerVerdict::Unclear,
+        404 | 410 => AnswerVerdict::Absent(Absence::Known),
+        412 if ask.if_match.is_some() => AnswerVerdict::Changed,
+        416 if ask.range.is_some() => AnswerVerdict::Changed,
+        403 => AnswerVerdict::Unclear,
+        401 => AnswerVerdict::Refused {
             code: status.as_str().to_owned(),
-            detail: "the upstream wants to know who asks; write what it is to be sent in \
+            detail: "the upstream asks for credentials; write what it is to be sent in \
                      [site.origin.credentials]"
                 .to_owned(),
         },
-        301 | 302 | 307 | 308 if is_s3 => Verdict::Protocol(format!(
+        301 | 302 | 307 | 308 if is_s3 => AnswerVerdict::Protocol(format!(
             "answered {status}: the bucket is in another region, or the endpoint is wrong"
         )),
-        301 | 302 | 303 | 307 | 308 => Verdict::Redirect,
-        _ => Verdict::Status,
+        301 | 302 | 303 | 307 | 308 => AnswerVerdict::Redirect,
+        _ => AnswerVerdict::Status,
     }
 }
 
 /// What an unclear `status` means with its error document.
-pub(super) fn by_fault(dialect: Dialect, status: StatusCode, fault: Option<&Fault>) -> Verdict {
+pub(super) fn by_fault(
+    dialect: Dialect,
+    status: StatusCode,
+    fault: Option<&S3ErrorDocument>,
+) -> AnswerVerdict {
     let code = fault.map_or("", |fault| fault.code.as_str());
     let message = fault.map_or("", |fault| fault.message.as_str());
-    let refused = || Verdict::Refused {
+    let refused = || AnswerVerdict::Refused {
         code: if code.is_empty() { status.as_str() } else { code }.to_owned(),
         detail: if message.is_empty() { advice(code) } else { message }.to_owned(),
     };
@@ -94,10 +98,10 @@ pub(super) fn by_fault(dialect: Dialect, status: StatusCode, fault: Option<&Faul
         (Dialect::S3, _) if is_refusal(code) => refused(),
         (Dialect::S3, 403) if code == "AccessDenied" && tells_of_a_bad_key(message) => refused(),
         (Dialect::S3, 401) => refused(),
-        (Dialect::S3, 404) => Verdict::Absent(Absence::Known),
-        (_, 403) if code == "NoSuchKey" => Verdict::Absent(Absence::Known),
-        (_, 403) if code == "AccessDenied" => Verdict::Absent(Absence::Denied),
-        _ => Verdict::Status,
+        (Dialect::S3, 404) => AnswerVerdict::Absent(Absence::Known),
+        (_, 403) if code == "NoSuchKey" => AnswerVerdict::Absent(Absence::Known),
+        (_, 403) if code == "AccessDenied" => AnswerVerdict::Absent(Absence::Denied),
+        _ => AnswerVerdict::Status,
     }
 }
 
@@ -137,8 +141,8 @@ fn advice(code: &str) -> &'static str {
 
 /// Whether the part that came is the part that was asked for (RFC 9110 section 14.4).
 ///
-/// A 206 must name a single range that begins where the asked one does, ends within it, and is as
-/// long as the body (`length`, where known).
+/// A 206 must name a single range that begins with the asked one, ends within it, and is as long as
+/// the body (`length`, if known).
 pub(super) fn check_part(
     ask: &Ask,
     headers: &HeaderMap,
@@ -159,12 +163,12 @@ pub(super) fn check_part(
     }
     let body = (last - first).checked_add(1);
     if ask.method == Method::Get && length.is_some_and(|length| Some(length) != body) {
-        return Err(format!("206 whose Content-Range and length disagree: {field}"));
+        return Err(format!("Content-Range and length of a 206 disagree: {field}"));
     }
     Ok(())
 }
 
-/// First and last byte of `bytes first-last/total`, where they are in order and below the total.
+/// First and last byte of `bytes first-last/total`, if they are in order and below the total.
 fn parse_content_range(field: &str) -> Option<(u64, u64)> {
     let (range, total) = field.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -188,25 +192,25 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn s3(status: u16, code: &str, message: &str) -> Verdict {
-        let fault = Fault { code: code.to_owned(), message: message.to_owned() };
+    fn s3(status: u16, code: &str, message: &str) -> AnswerVerdict {
+        let fault = S3ErrorDocument { code: code.to_owned(), message: message.to_owned() };
         let fault = (!code.is_empty()).then_some(fault);
         by_fault(Dialect::S3, StatusCode::from_u16(status).unwrap(), fault.as_ref())
     }
 
     #[test]
     fn the_table_of_s3_faults() {
-        let known = Verdict::Absent(Absence::Known);
-        let denied = Verdict::Absent(Absence::Denied);
+        let known = AnswerVerdict::Absent(Absence::Known);
+        let denied = AnswerVerdict::Absent(Absence::Denied);
         for (status, code, expected) in [
             (403, "AccessDenied", denied),
             (403, "NoSuchKey", known.clone()),
             (404, "NoSuchKey", known.clone()),
             (404, "", known),
-            (403, "", Verdict::Status),
-            (403, "InvalidObjectState", Verdict::Status),
-            (400, "InvalidArgument", Verdict::Status),
-            (400, "", Verdict::Status),
+            (403, "", AnswerVerdict::Status),
+            (403, "InvalidObjectState", AnswerVerdict::Status),
+            (400, "InvalidArgument", AnswerVerdict::Status),
+            (400, "", AnswerVerdict::Status),
         ] {
             assert_eq!(s3(status, code, ""), expected, "{status} {code}");
         }
@@ -222,28 +226,28 @@ mod tests {
             (401, "Unauthorized"),
             (401, ""),
         ] {
-            let Verdict::Refused { code: got, detail } = s3(status, code, "") else {
+            let AnswerVerdict::Refused { code: got, detail } = s3(status, code, "") else {
                 panic!("{status} {code} is not a refusal");
             };
             assert_eq!(got, if code.is_empty() { "401" } else { code });
             assert!(!detail.is_empty());
         }
         for message in ["Forbidden: Invalid signature", "Forbidden: No such key: GK31c2"] {
-            assert!(matches!(s3(403, "AccessDenied", message), Verdict::Refused { .. }));
+            assert!(matches!(s3(403, "AccessDenied", message), AnswerVerdict::Refused { .. }));
         }
     }
 
     #[test]
     fn a_plain_upstream_is_absent_on_403_only_with_s3_words() {
         let forbidden = StatusCode::FORBIDDEN;
-        let fault = |code: &str| Fault { code: code.to_owned(), message: String::new() };
+        let fault = |code: &str| S3ErrorDocument { code: code.to_owned(), message: String::new() };
         assert_eq!(
             by_fault(Dialect::Plain, forbidden, Some(&fault("AccessDenied"))),
-            Verdict::Absent(Absence::Denied)
+            AnswerVerdict::Absent(Absence::Denied)
         );
-        assert_eq!(by_fault(Dialect::Plain, forbidden, None), Verdict::Status);
+        assert_eq!(by_fault(Dialect::Plain, forbidden, None), AnswerVerdict::Status);
         let expired = by_fault(Dialect::Plain, forbidden, Some(&fault("ExpiredToken")));
-        assert_eq!(expired, Verdict::Status);
+        assert_eq!(expired, AnswerVerdict::Status);
     }
 
     #[test]
@@ -251,24 +255,24 @@ mod tests {
         let status =
             |code, ask: &Ask| by_status(Dialect::Plain, StatusCode::from_u16(code).unwrap(), ask);
         let whole = ask("/x");
-        assert_eq!(status(200, &whole), Verdict::Found);
-        assert!(matches!(status(206, &whole), Verdict::Protocol(_)));
-        assert!(matches!(status(304, &whole), Verdict::Protocol(_)));
-        assert_eq!(status(412, &whole), Verdict::Status);
-        assert_eq!(status(416, &whole), Verdict::Status);
-        assert_eq!(status(404, &whole), Verdict::Absent(Absence::Known));
-        assert_eq!(status(410, &whole), Verdict::Absent(Absence::Known));
+        assert_eq!(status(200, &whole), AnswerVerdict::Found);
+        assert!(matches!(status(206, &whole), AnswerVerdict::Protocol(_)));
+        assert!(matches!(status(304, &whole), AnswerVerdict::Protocol(_)));
+        assert_eq!(status(412, &whole), AnswerVerdict::Status);
+        assert_eq!(status(416, &whole), AnswerVerdict::Status);
+        assert_eq!(status(404, &whole), AnswerVerdict::Absent(Absence::Known));
+        assert_eq!(status(410, &whole), AnswerVerdict::Absent(Absence::Known));
         for code in [204, 400, 405, 407, 408, 429, 500, 502, 503, 504] {
-            assert_eq!(status(code, &whole), Verdict::Status, "{code}");
+            assert_eq!(status(code, &whole), AnswerVerdict::Status, "{code}");
         }
         let mut part = ask("/x");
         part.range = Some(RangeAsked { first: 5, last: None });
         part.if_match = Some(HeaderValue::from_static("\"a\""));
         part.if_none_match = Some(HeaderValue::from_static("\"a\""));
-        assert_eq!(status(206, &part), Verdict::Found);
-        assert_eq!(status(304, &part), Verdict::NotModified);
-        assert_eq!(status(412, &part), Verdict::Changed);
-        assert_eq!(status(416, &part), Verdict::Changed);
+        assert_eq!(status(206, &part), AnswerVerdict::Found);
+        assert_eq!(status(304, &part), AnswerVerdict::NotModified);
+        assert_eq!(status(412, &part), AnswerVerdict::Changed);
+        assert_eq!(status(416, &part), AnswerVerdict::Changed);
     }
 
     #[test]

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The tasks of one origin.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct OriginWatch {
     tasks: Tasks,
     is_mending: AtomicBool,
     is_watching: AtomicBool,
 }
 
-impl Watch {
+impl OriginWatch {
     /// No task yet.
     pub(super) fn new(tasks: Tasks) -> Self {
         Self { tasks, is_mending: AtomicBool::new(false), is_watching: AtomicBool::new(false) }

@@ -1,13 +1,13 @@
 //! What S3 and plain HTTP origins share: sending a request, timing and counting it, and turning
-//! the answer into a [`Reply`]. One per origin, as long lived as it; no locks.
+//! the answer into a [`OriginReply`]. One per origin, as long lived as it; no locks.
 
 use super::drain::{DrainedBody, Drains};
-use super::exchange::{Ask, FetchError, Method, Purpose, RangeAsked};
-use super::fault::Fault;
-use super::meters::Meters;
-use super::response::{Response, ResponseBody, Source};
-use super::verdict::{Absence, Dialect, Verdict, by_fault, by_status, check_part};
-use crate::client::{Client, ClientError, Inbound, OutboundRequest, Share};
+use super::exchange::{Ask, FetchError, Method, RangeAsked, RequestPurpose};
+use super::fault::S3ErrorDocument;
+use super::meters::OriginMeters;
+use super::response::{Response, ResponseBody, ResponseSource};
+use super::verdict::{Absence, AnswerVerdict, Dialect, by_fault, by_status, check_part};
+use crate::client::{Client, ClientError, FailureShare, Inbound, OutboundRequest};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::OriginTimeouts;
 use crate::nix::Class;
@@ -23,20 +23,20 @@ pub(super) const USER_AGENT: &str = concat!("narthex/", env!("CARGO_PKG_VERSION"
 
 /// The answer of one origin.
 #[derive(Debug)]
-pub(super) enum Reply {
+pub(super) enum OriginReply {
     /// An object.
     Found(Box<Response>),
     /// 304.
-    NotModified(Heard),
+    NotModified(ResponseHead),
     /// No such object.
-    Absent(Heard, Absence),
+    Absent(ResponseHead, Absence),
     /// Another object.
     Changed,
 }
 
 /// The head of an answer, and when it was.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct ResponseHead {
     pub headers: HeaderMap,
     pub request_time: Timestamp,
     pub response_time: Moment,
@@ -47,7 +47,7 @@ pub(super) struct Heard {
 pub(super) struct Exchange {
     pub status: StatusCode,
     pub version: Version,
-    pub heard: Heard,
+    pub heard: ResponseHead,
     body: Option<DrainedBody>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Wire {
     pub position: usize,
     pub client: Client,
     pub clock: Clock,
-    pub meters: Meters,
+    pub meters: OriginMeters,
     pub timeouts: OriginTimeouts,
     pub drains: Drains,
 }
@@ -67,7 +67,7 @@ impl Wire {
     /// Sends one request, which is counted whatever becomes of it.
     pub(super) async fn send(
         &self,
-        purpose: Purpose,
+        purpose: RequestPurpose,
         request: OutboundRequest,
     ) -> Result<Exchange, FetchError> {
         let request_time = self.clock.now();
@@ -89,18 +89,24 @@ impl Wire {
             || head.headers.contains_key(header::TRANSFER_ENCODING);
         let drains = (is_framed && !is_shared).then(|| self.drains.clone());
         let body = DrainedBody::new(body, drains);
-        let heard =
-            Heard { headers: head.headers, request_time, response_time: self.clock.moment() };
+        let heard = ResponseHead {
+            headers: head.headers,
+            request_time,
+            response_time: self.clock.moment(),
+        };
         let (status, version) = (head.status, head.version);
         Ok(Exchange { status, version, heard, body: Some(body) })
     }
 
-    /// The error document of an answer; `None` where it has none that can be read.
+    /// The error document of an answer; `None` if it has none that can be read.
     ///
     /// One that breaks off, or does not come within the first-byte deadline, is a failure, unless
     /// what came of it tells its code: a 404 of S3 may mean that the bucket is gone, so that it is
     /// not believed without its document.
-    pub(super) async fn fault(&self, exchange: &mut Exchange) -> Result<Option<Fault>, FetchError> {
+    pub(super) async fn fault(
+        &self,
+        exchange: &mut Exchange,
+    ) -> Result<Option<S3ErrorDocument>, FetchError> {
         let Some(mut body) = exchange.body.take() else { return Ok(None) };
         let deadline = Instant::now() + self.timeouts.first_byte;
         let mut document = Vec::new();
@@ -114,32 +120,34 @@ impl Wire {
                 Ok(Some(Ok(frame))) => {
                     document.extend_from_slice(&frame.into_data().unwrap_or_default());
                 }
-                Ok(Some(Err(error))) => break Some(ClientError::Broken(error, Share::First)),
+                Ok(Some(Err(error))) => {
+                    break Some(ClientError::Broken(error, FailureShare::First));
+                }
                 Err(_) => break Some(ClientError::FirstByte(self.timeouts.first_byte)),
             }
         };
         drop(body);
-        let fault = Fault::parse(&document);
+        let fault = S3ErrorDocument::parse(&document);
         match failure.filter(|_| fault.is_none()) {
             Some(failure) => Err(self.failure(failure)),
             None => Ok(fault),
         }
     }
 
-    /// Decides what an answer to `ask` means. Where only the error document tells, it is read;
-    /// where there is none, since the method was HEAD, `learn` is sent to get one.
+    /// Decides what an answer to `ask` means. If only the error document tells, it is read;
+    /// if there is none, since the method was HEAD, `learn` is sent to get one.
     pub(super) async fn judge<L>(
         &self,
         dialect: Dialect,
         ask: &Ask,
         exchange: &mut Exchange,
         learn: L,
-    ) -> Result<Verdict, FetchError>
+    ) -> Result<AnswerVerdict, FetchError>
     where
         L: FnOnce() -> Result<OutboundRequest, FetchError>,
     {
         let verdict = by_status(dialect, exchange.status, ask);
-        if verdict != Verdict::Unclear {
+        if verdict != AnswerVerdict::Unclear {
             return Ok(verdict);
         }
         if ask.method == Method::Get {
@@ -148,7 +156,7 @@ impl Wire {
         }
         let mut learnt = self.send(ask.purpose(), learn()?).await?;
         if learnt.status.is_success() {
-            return Ok(Verdict::Status);
+            return Ok(AnswerVerdict::Status);
         }
         let fault = self.fault(&mut learnt).await?;
         Ok(by_fault(dialect, learnt.status, fault.as_ref()))
@@ -159,25 +167,27 @@ impl Wire {
         &self,
         ask: &Ask,
         exchange: Exchange,
-        verdict: Verdict,
-    ) -> Result<Reply, FetchError> {
+        verdict: AnswerVerdict,
+    ) -> Result<OriginReply, FetchError> {
         match verdict {
-            Verdict::Found => self.found(ask, exchange),
-            Verdict::NotModified => Ok(Reply::NotModified(exchange.heard)),
-            Verdict::Absent(absence) => Ok(Reply::Absent(exchange.heard, absence)),
-            Verdict::Changed => Ok(Reply::Changed),
-            Verdict::Refused { code, detail } => {
+            AnswerVerdict::Found => self.found(ask, exchange),
+            AnswerVerdict::NotModified => Ok(OriginReply::NotModified(exchange.heard)),
+            AnswerVerdict::Absent(absence) => Ok(OriginReply::Absent(exchange.heard, absence)),
+            AnswerVerdict::Changed => Ok(OriginReply::Changed),
+            AnswerVerdict::Refused { code, detail } => {
                 Err(FetchError::Credentials { origin: Arc::clone(&self.name), code, detail })
             }
-            Verdict::Protocol(detail) => Err(self.protocol(detail)),
-            Verdict::Redirect | Verdict::Unclear | Verdict::Status => Err(FetchError::Status {
-                origin: Arc::clone(&self.name),
-                status: exchange.status,
-                retry_after_seconds: retry_after(
-                    &exchange.heard.headers,
-                    exchange.heard.response_time.wall,
-                ),
-            }),
+            AnswerVerdict::Protocol(detail) => Err(self.protocol(detail)),
+            AnswerVerdict::Redirect | AnswerVerdict::Unclear | AnswerVerdict::Status => {
+                Err(FetchError::Status {
+                    origin: Arc::clone(&self.name),
+                    status: exchange.status,
+                    retry_after_seconds: retry_after(
+                        &exchange.heard.headers,
+                        exchange.heard.response_time.wall,
+                    ),
+                })
+            }
         }
     }
 
@@ -186,13 +196,13 @@ impl Wire {
         FetchError::Protocol { origin: Arc::clone(&self.name), detail: detail.into() }
     }
 
-    fn found(&self, ask: &Ask, exchange: Exchange) -> Result<Reply, FetchError> {
+    fn found(&self, ask: &Ask, exchange: Exchange) -> Result<OriginReply, FetchError> {
         let response = self.response(ask.class, ask.method, exchange)?;
         if response.status == StatusCode::PARTIAL_CONTENT {
             check_part(ask, &response.headers, response.content_length)
                 .map_err(|detail| self.protocol(detail))?;
         }
-        Ok(Reply::Found(Box::new(response)))
+        Ok(OriginReply::Found(Box::new(response)))
     }
 
     /// The answer to a request of this method, whatever its status.
@@ -214,8 +224,8 @@ impl Wire {
             || version == Version::HTTP_2
             || heard.headers.contains_key(header::TRANSFER_ENCODING);
         let source = match method {
-            Method::Get => Source::Http(body),
-            Method::Head => Source::Ended,
+            Method::Get => ResponseSource::Http(body),
+            Method::Head => ResponseSource::Ended,
         };
         let received = self.meters.bytes(class);
         let between_bytes = self.timeouts.between_bytes;
@@ -249,7 +259,7 @@ impl Wire {
     }
 }
 
-/// The question whose answer tells why HEAD was refused: the same object's first byte by GET.
+/// The request that finds out why HEAD was refused: the same object's first byte by GET.
 pub(super) fn learning(ask: &Ask) -> Ask {
     Ask {
         method: Method::Get,

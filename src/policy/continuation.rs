@@ -9,10 +9,10 @@ use http::{HeaderMap, StatusCode, header};
 
 /// What is known of the body that broke off.
 #[derive(Debug, Clone, Copy)]
-pub struct Begun<'a> {
+pub struct BrokenBody<'a> {
     /// The fields kept from its head.
     pub headers: &'a HeaderMap,
-    /// Its length in bytes, where it was stated.
+    /// Its length in bytes, if it was stated.
     pub length: Option<u64>,
     /// Bytes of it that arrived.
     pub offset: u64,
@@ -25,7 +25,7 @@ pub enum Tie {
     EntityTag,
     /// The same `Last-Modified`, and no strong entity tag on either side.
     LastModified,
-    /// Nothing: the whole may be used only where a hash proves it.
+    /// Nothing: the whole may be used only if a hash proves it.
     None,
 }
 
@@ -72,7 +72,7 @@ pub enum ContinuationError {
 
 /// Judges the answer to a request for the bytes from `begun.offset` on.
 pub fn check(
-    begun: &Begun<'_>,
+    begun: &BrokenBody<'_>,
     status: StatusCode,
     headers: &HeaderMap,
 ) -> Result<Continuation, ContinuationError> {
@@ -97,7 +97,7 @@ pub fn check(
 /// Judges the answer to a request for the bytes from `begun.offset` to `last`: it may end before
 /// `last`, never begin elsewhere. Gives the offset behind its last byte too.
 pub fn check_stretch(
-    begun: &Begun<'_>,
+    begun: &BrokenBody<'_>,
     last: u64,
     status: StatusCode,
     headers: &HeaderMap,
@@ -117,7 +117,7 @@ pub fn check_stretch(
     Ok((Continuation { length, tie: tie(begun.headers, headers)? }, ends.saturating_add(1)))
 }
 
-/// The bytes that a response says it is, and the length of the whole, where it says it soundly.
+/// The bytes that a response says it is, and the length of the whole, if it says it soundly.
 pub fn part(headers: &HeaderMap) -> Option<(ByteSpan, Option<u64>)> {
     let mut lines = headers.get_all(header::CONTENT_RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
@@ -130,7 +130,7 @@ pub fn part(headers: &HeaderMap) -> Option<(ByteSpan, Option<u64>)> {
     body.is_none_or(|body| body == span.length()).then_some((span, length))
 }
 
-/// What ties a response with the fields `now` to one whose kept fields are `before`.
+/// What ties a response with the fields `now` to one with the kept fields `before`.
 pub fn tie(before: &HeaderMap, now: &HeaderMap) -> Result<Tie, ContinuationError> {
     let cleaned = fields::kept(now);
     let coding = |headers: &HeaderMap| headers.get(header::CONTENT_ENCODING).cloned();
@@ -171,7 +171,7 @@ mod tests {
         now: &[(&str, &str)],
     ) -> Result<(u64, Tie), ContinuationError> {
         let headers = fields(before);
-        let begun = Begun { headers: &headers, length, offset: 4 };
+        let begun = BrokenBody { headers: &headers, length, offset: 4 };
         check(&begun, StatusCode::PARTIAL_CONTENT, &fields(now)).map(|c| (c.length, c.tie))
     }
 
@@ -219,7 +219,7 @@ mod tests {
     fn a_stretch_may_end_early_and_never_begins_elsewhere() {
         let tag = ("etag", "\"a\"");
         let headers = fields(&[tag]);
-        let begun = Begun { headers: &headers, length: Some(10), offset: 4 };
+        let begun = BrokenBody { headers: &headers, length: Some(10), offset: 4 };
         let judge = |range: &str, etag: &str| {
             let now = fields(&[("etag", etag), ("content-range", range)]);
             check_stretch(&begun, 7, StatusCode::PARTIAL_CONTENT, &now)
@@ -251,7 +251,7 @@ mod tests {
         let range = ("content-range", "bytes 4-9/10");
         assert_eq!(judge(&[], Some(10), &[range, range]), unsound);
         assert_eq!(judge(&[], Some(10), &[range, ("content-length", "5")]), unsound);
-        let begun = Begun { headers: &HeaderMap::new(), length: Some(10), offset: 4 };
+        let begun = BrokenBody { headers: &HeaderMap::new(), length: Some(10), offset: 4 };
         let whole = check(&begun, StatusCode::OK, &fields(&[range]));
         assert_eq!(whole, Err(ContinuationError::Status(StatusCode::OK)));
     }

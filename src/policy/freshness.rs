@@ -2,7 +2,7 @@
 //! asks on every look-up that finds something.
 
 use crate::clock::Timestamp;
-use crate::config::Terms;
+use crate::config::LifetimeTerms;
 use crate::object::{Facts, Lifetime, Meta};
 use crate::rfc::cache_control::{CacheControl, Delta, Flag};
 use http::StatusCode;
@@ -41,8 +41,8 @@ impl Freshness {
         }
     }
 
-    /// Seconds of freshness left, as `Cache-Status` puts it: negative for what is stale, `None`
-    /// where it never ends.
+    /// Seconds of freshness left, as `Cache-Status` puts it: negative for what is stale, `None` if
+    /// it never ends.
     pub fn ttl_seconds(self) -> Option<i64> {
         match self {
             Self::Fresh { ttl, .. } => ttl.map(|ttl| i64::try_from(ttl).unwrap_or(i64::MAX)),
@@ -53,8 +53,7 @@ impl Freshness {
     }
 }
 
-/// How a response of which these facts are known stands at `now`. One whose age is unknown is
-/// stale.
+/// How a response with these facts stands at `now`. One of unknown age is stale.
 pub fn judge(facts: &Facts, now: Timestamp) -> Freshness {
     let age = facts.age_at(now);
     let is_stale = facts.is_invalidated || facts.has_unknown_age(now);
@@ -73,7 +72,7 @@ pub fn judge(facts: &Facts, now: Timestamp) -> Freshness {
 /// Never a remembered absence: clients keep a false one for an hour. Never what its origin said
 /// must be confirmed first (RFC 9111 section 4.2.4): `must-revalidate`, `proxy-revalidate`,
 /// `no-cache`, `s-maxage`.
-pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, terms: &Terms) -> bool {
+pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, terms: &LifetimeTerms) -> bool {
     may_serve_stale(meta, now, terms.stale_if_error)
 }
 
@@ -82,7 +81,7 @@ pub fn may_serve_stale_if_error(meta: &Meta, now: Timestamp, terms: &Terms) -> b
 ///
 /// Zero while `stale_while_revalidate` lasts, but for what was purged softly or has an unknown age;
 /// else `revalidation_wait`, if [`may_serve_stale_if_error`].
-pub fn revalidation_wait(meta: &Meta, now: Timestamp, terms: &Terms) -> Option<Duration> {
+pub fn revalidation_wait(meta: &Meta, now: Timestamp, terms: &LifetimeTerms) -> Option<Duration> {
     let facts = meta.facts();
     let may_serve_meanwhile = !facts.is_invalidated
         && !facts.has_unknown_age(now)
@@ -173,12 +172,13 @@ mod tests {
         let mut meta = meta(&[]);
         meta.lifetime = Lifetime::Seconds(60);
         let (own, meanwhile) = (Duration::from_secs(3), Duration::from_secs(100));
-        let terms = Terms { revalidation_wait: own, stale_while_revalidate: meanwhile, ..terms() };
+        let terms =
+            LifetimeTerms { revalidation_wait: own, stale_while_revalidate: meanwhile, ..terms() };
         let at = |seconds| meta.response_time.plus(Duration::from_secs(seconds));
         let (within, after) = (at(159), at(160));
         assert_eq!(revalidation_wait(&meta, within, &terms), Some(Duration::ZERO));
         assert_eq!(revalidation_wait(&meta, after, &terms), Some(own));
-        let none = Terms { stale_while_revalidate: Duration::ZERO, ..terms };
+        let none = LifetimeTerms { stale_while_revalidate: Duration::ZERO, ..terms };
         assert_eq!(revalidation_wait(&meta, within, &none), Some(own));
         meta.is_invalidated = true;
         assert_eq!(revalidation_wait(&meta, within, &terms), Some(own));
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn only_what_bridges_an_outage_bounds_the_wait_for_its_confirmation() {
-        let terms = Terms { revalidation_wait: Duration::from_secs(3), ..terms() };
+        let terms = LifetimeTerms { revalidation_wait: Duration::from_secs(3), ..terms() };
         let wait = |control: &str| {
             let mut meta = meta(&[("cache-control", control)]);
             meta.lifetime = Lifetime::Seconds(0);
@@ -208,7 +208,7 @@ mod tests {
         };
         assert_eq!(wait("max-age=0"), Some(Duration::from_secs(3)));
         assert_eq!(wait("must-revalidate"), None);
-        let none = Terms { stale_if_error: Duration::ZERO, ..terms };
+        let none = LifetimeTerms { stale_if_error: Duration::ZERO, ..terms };
         let mut meta = meta(&[]);
         meta.lifetime = Lifetime::Seconds(0);
         assert_eq!(revalidation_wait(&meta, meta.response_time, &none), None);
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(judge(&meta.facts(), now), Freshness::Stale { age: 0, stale_for: 0 });
         let meanwhile = Duration::from_secs(100);
         let wait = Duration::from_secs(3);
-        let terms = Terms {
+        let terms = LifetimeTerms {
             revalidation_wait: wait,
             stale_while_revalidate: meanwhile,
             stale_if_error: meanwhile,

@@ -9,19 +9,19 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 /// Fields that every answer gets beside those of the object.
 const ADDED: usize = 5;
 
-/// Where the answer to a request comes from, which decides on `Age`.
+/// The source of the answer to a request, which decides on `Age`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum AnswerSource {
     /// It was stored before the request came, or fetched for another one: `Age` is always sent.
     Stored,
-    /// It was fetched for this request: `Age` is sent only where it is above zero, so where a
-    /// cache on the way had it (or the answer was seconds on its way).
+    /// It was fetched for this request: `Age` is sent only if it is above zero: a cache on the way
+    /// had the response, or it was seconds on its way.
     Fetched,
 }
 
 /// Makes `head` the fields of an answer at `now`: those of the object, given in `fields`, `Age`,
-/// `Accept-Ranges: bytes`, CORS for everybody, and the given `Cache-Status`. Where its origin said
-/// no `Content-Type` (a folder never does), the class's own.
+/// `Accept-Ranges: bytes`, CORS for all sites, and the given `Cache-Status`. If its origin said no
+/// `Content-Type` (a folder never does), the class's own.
 ///
 /// The length, and `Content-Range` for a part, are the caller's to add; so is the status. What was
 /// in `head` goes and only its memory is used again: a hit takes the request's fields for it.
@@ -30,7 +30,7 @@ pub fn client_head<'a>(
     fields: impl Iterator<Item = (&'a HeaderName, HeaderValue)>,
     facts: &Facts,
     now: Timestamp,
-    source: Source,
+    source: AnswerSource,
     cache_status: HeaderValue,
 ) -> HeaderMap {
     head.clear();
@@ -42,7 +42,7 @@ pub fn client_head<'a>(
         let own = HeaderValue::from_static(facts.class.content_type());
         head.insert(header::CONTENT_TYPE, own);
     }
-    if source == Source::Stored || facts.age_at_response > 0 {
+    if source == AnswerSource::Stored || facts.age_at_response > 0 {
         head.insert(header::AGE, age(facts.age_at(now)));
     }
     add_own(&mut head, cache_status);
@@ -63,8 +63,8 @@ pub fn is_objects(name: &HeaderName) -> bool {
     !REPLACED.contains(name)
 }
 
-/// Writes what [`client_head`] adds to the fields of an object that was [`Source::Stored`], as
-/// lines of HTTP/1.1 behind `lines`: its own fields are those that [`is_objects`] names, and a
+/// Writes what [`client_head`] adds to the fields of an object that was [`AnswerSource::Stored`],
+/// as lines of HTTP/1.1 behind `lines`: its own fields are those that [`is_objects`] names, and a
 /// `Content-Type`.
 pub fn write_added(
     lines: &mut Vec<u8>,
@@ -108,7 +108,7 @@ pub fn own_head(cache_status: HeaderValue) -> HeaderMap {
     head
 }
 
-/// The fields of the 204 that answers OPTIONS: reads are allowed to everybody, for a day.
+/// The fields of the 204 that answers OPTIONS: reads are allowed from any site, for a day.
 pub fn preflight(cache_status: HeaderValue) -> HeaderMap {
     let mut head = own_head(cache_status);
     head.insert(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
@@ -148,7 +148,7 @@ mod tests {
     use crate::policy::testing::{fields, meta};
     use std::time::Duration;
 
-    fn head(meta: &Meta, now: Timestamp, source: Source) -> HeaderMap {
+    fn head(meta: &Meta, now: Timestamp, source: AnswerSource) -> HeaderMap {
         let fields = meta.headers.iter().map(|(name, value)| (name, value.clone()));
         client_head(HeaderMap::new(), fields, &meta.facts(), now, source, HIT)
     }
@@ -171,14 +171,14 @@ mod tests {
             ("access-control-expose-headers", "*"),
             ("cache-status", "narthex; hit"),
         ]);
-        assert_eq!(head(&meta, now, Source::Stored), expected);
-        assert_eq!(head(&meta, now, Source::Fetched), expected);
+        assert_eq!(head(&meta, now, AnswerSource::Stored), expected);
+        assert_eq!(head(&meta, now, AnswerSource::Fetched), expected);
     }
 
     #[test]
     fn a_content_type_that_the_origin_says_stays() {
         let meta = meta(&[("content-type", "text/x-own")]);
-        let head = head(&meta, meta.response_time, Source::Stored);
+        let head = head(&meta, meta.response_time, AnswerSource::Stored);
         assert_eq!(head.get(header::CONTENT_TYPE).unwrap(), "text/x-own");
     }
 
@@ -186,8 +186,8 @@ mod tests {
     fn what_was_just_fetched_has_no_age() {
         let meta = meta(&[]);
         let head = |source| head(&meta, meta.response_time, source);
-        assert_eq!(head(Source::Stored).get(header::AGE).unwrap(), "0");
-        assert_eq!(head(Source::Fetched).get(header::AGE), None);
+        assert_eq!(head(AnswerSource::Stored).get(header::AGE).unwrap(), "0");
+        assert_eq!(head(AnswerSource::Fetched).get(header::AGE), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! RFC, Nix class and site settings as pure decisions that take `now`. Never awaits, never
-//! reads a clock, does no I/O, holds nothing. `engine` and `fill` ask; nobody else decides.
+//! reads a clock, does no I/O, holds nothing. `engine` and `fill` ask; no other module decides.
 
 pub mod continuation;
 pub mod freshness;
@@ -16,6 +16,6 @@ mod testing;
 
 pub use fields::{Challenge, take_of_one_client};
 pub use freshness::Freshness;
-pub use request::{Plan, Refusal};
-pub use response::{Admission, Reply, Verdict};
+pub use request::{RequestPlan, RequestRefusal};
+pub use response::{AdmittedHead, ObjectReply, ObjectVerdict};
 pub use selection::Selection;

@@ -2,9 +2,9 @@
 //! once a request, before any look-up. What is refused never reaches an origin.
 //!
 //! A binary cache is read-only, so a request with a body is either confused or smuggling: it is
-//! refused, and the connection closed, since where it ends is in doubt. `Upgrade` is ignored.
-//! Of a request's `Cache-Control` only `only-if-cached` counts: a client must not be able to
-//! make an edge ask its origin again.
+//! refused, and the connection closed, since its end is in doubt. `Upgrade` is ignored. Of a
+//! request's `Cache-Control` only `only-if-cached` counts: a client must not be able to make an
+//! edge ask its origin again.
 
 use crate::rfc::authority::HostError;
 use crate::rfc::cache_control::{CacheControl, Flag};
@@ -18,13 +18,13 @@ pub const ALLOWED_METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// How a request is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plan {
+pub enum RequestPlan {
     /// An object is looked up.
     Object {
         /// Whether its body is sent.
         method: ReadMethod,
         /// Whether an origin may be asked.
-        upstream: Upstream,
+        upstream: OriginUse,
     },
     /// 204 with the fields of [`head::preflight`](super::head::preflight).
     Preflight,
@@ -41,16 +41,16 @@ pub enum ReadMethod {
 
 /// Whether an origin may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upstream {
-    /// Where nothing usable is stored.
+pub enum OriginUse {
+    /// An origin is asked if nothing usable is stored.
     MayBeAsked,
-    /// Never: the request said `only-if-cached`, so a miss is [`Refusal::NotStored`].
+    /// Never: the request said `only-if-cached`, so a miss is [`RequestRefusal::NotStored`].
     StoredOnly,
 }
 
 /// Why a request is refused by Narthex itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum RequestRefusal {
     /// Another method than GET, HEAD and OPTIONS.
     #[error("this cache is read-only; use GET or HEAD")]
     Method,
@@ -101,11 +101,11 @@ pub enum Refusal {
 pub enum ConnectionFate {
     /// It may carry the next request.
     Kept,
-    /// It is closed after the answer: where the next request begins is in doubt.
+    /// It is closed after the answer: the beginning of the next request is in doubt.
     Closed,
 }
 
-impl Refusal {
+impl RequestRefusal {
     /// The status of the answer.
     pub const fn status(self) -> StatusCode {
         match self {
@@ -194,35 +194,35 @@ impl Refusal {
 
 /// Decides on a request by its method and fields.
 ///
-/// An HTTP/2 request can have a body that no field announces: the caller refuses one whose body
-/// is not at its end as [`Refusal::Body`] too. hyper drops a `Content-Length` beside a
-/// `Transfer-Encoding` before this sees it, so the latter alone decides.
-pub fn plan(method: &Method, headers: &HeaderMap) -> Result<Plan, Refusal> {
+/// An HTTP/2 request can have a body that no field announces: the caller refuses such a body as
+/// [`RequestRefusal::Body`] too. hyper drops a `Content-Length` beside a `Transfer-Encoding` before
+/// this sees it, so the latter alone decides.
+pub fn plan(method: &Method, headers: &HeaderMap) -> Result<RequestPlan, RequestRefusal> {
     let method = match *method {
         Method::GET => Some(ReadMethod::Get),
         Method::HEAD => Some(ReadMethod::Head),
         Method::OPTIONS => None,
-        _ => return Err(Refusal::Method),
+        _ => return Err(RequestRefusal::Method),
     };
     if let (Some(method), true) = (method, is_plain(headers)) {
-        return Ok(Plan::Object { method, upstream: Upstream::MayBeAsked });
+        return Ok(RequestPlan::Object { method, upstream: OriginUse::MayBeAsked });
     }
     if announces_body(headers) {
-        return Err(Refusal::Body);
+        return Err(RequestRefusal::Body);
     }
     let mut expectations = headers.get_all(header::EXPECT).iter();
     if !expectations.all(|line| line.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        return Err(Refusal::Expectation);
+        return Err(RequestRefusal::Expectation);
     }
     let Some(method) = method else {
-        return Ok(Plan::Preflight);
+        return Ok(RequestPlan::Preflight);
     };
     let upstream = if CacheControl::of(headers).has(Flag::OnlyIfCached) {
-        Upstream::StoredOnly
+        OriginUse::StoredOnly
     } else {
-        Upstream::MayBeAsked
+        OriginUse::MayBeAsked
     };
-    Ok(Plan::Object { method, upstream })
+    Ok(RequestPlan::Object { method, upstream })
 }
 
 /// Whether none of the fields is there that [`plan`] looks at: one pass over the few that a request
@@ -238,7 +238,10 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn judge(method: &str, lines: &[(&'static str, &'static str)]) -> Result<Plan, Refusal> {
+    fn judge(
+        method: &str,
+        lines: &[(&'static str, &'static str)],
+    ) -> Result<RequestPlan, RequestRefusal> {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_static(value));
@@ -246,25 +249,27 @@ mod tests {
         plan(&Method::from_bytes(method.as_bytes()).unwrap(), &headers)
     }
 
-    const GET: Plan = Plan::Object { method: ReadMethod::Get, upstream: Upstream::MayBeAsked };
+    const GET: RequestPlan =
+        RequestPlan::Object { method: ReadMethod::Get, upstream: OriginUse::MayBeAsked };
 
     #[test]
     fn reads_are_served() {
         assert_eq!(judge("GET", &[]), Ok(GET));
-        let head = Plan::Object { method: ReadMethod::Head, upstream: Upstream::MayBeAsked };
+        let head =
+            RequestPlan::Object { method: ReadMethod::Head, upstream: OriginUse::MayBeAsked };
         assert_eq!(judge("HEAD", &[("content-length", "0")]), Ok(head));
-        assert_eq!(judge("OPTIONS", &[("origin", "https://x")]), Ok(Plan::Preflight));
+        assert_eq!(judge("OPTIONS", &[("origin", "https://x")]), Ok(RequestPlan::Preflight));
     }
 
     #[test]
     fn every_other_method_is_refused_and_closed() {
         for method in ["POST", "PUT", "DELETE", "TRACE", "CONNECT", "PATCH", "PURGE", "PRI", "get"]
         {
-            assert_eq!(judge(method, &[]), Err(Refusal::Method), "{method}");
+            assert_eq!(judge(method, &[]), Err(RequestRefusal::Method), "{method}");
         }
-        assert_eq!(Refusal::Method.status(), 405);
-        assert_eq!(Refusal::Method.allow(), Some("GET, HEAD, OPTIONS"));
-        assert!(Refusal::Method.must_close());
+        assert_eq!(RequestRefusal::Method.status(), 405);
+        assert_eq!(RequestRefusal::Method.allow(), Some("GET, HEAD, OPTIONS"));
+        assert!(RequestRefusal::Method.must_close());
     }
 
     #[test]
@@ -277,23 +282,27 @@ mod tests {
                 ("content-length", "+0"),
                 ("content-length", "0, 0"),
             ] {
-                assert_eq!(judge(method, &[line]), Err(Refusal::Body), "{method} {line:?}");
+                assert_eq!(judge(method, &[line]), Err(RequestRefusal::Body), "{method} {line:?}");
             }
         }
-        assert_eq!(Refusal::Body.status(), 400);
-        assert!(Refusal::Body.must_close());
+        assert_eq!(RequestRefusal::Body.status(), 400);
+        assert!(RequestRefusal::Body.must_close());
     }
 
     #[test]
     fn only_the_known_expectation_is_let_by() {
         assert_eq!(judge("GET", &[("expect", "100-Continue")]), Ok(GET));
         for value in ["", "200-ok", "100-continue, x"] {
-            assert_eq!(judge("GET", &[("expect", value)]), Err(Refusal::Expectation), "{value}");
+            assert_eq!(
+                judge("GET", &[("expect", value)]),
+                Err(RequestRefusal::Expectation),
+                "{value}"
+            );
         }
         let two = [("expect", "100-continue"), ("expect", "x")];
-        assert_eq!(judge("GET", &two), Err(Refusal::Expectation));
-        assert_eq!(Refusal::Expectation.status(), 417);
-        assert!(Refusal::Expectation.must_close());
+        assert_eq!(judge("GET", &two), Err(RequestRefusal::Expectation));
+        assert_eq!(RequestRefusal::Expectation.status(), 417);
+        assert!(RequestRefusal::Expectation.must_close());
     }
 
     #[test]
@@ -309,29 +318,31 @@ mod tests {
         }
         assert_eq!(
             judge("GET", &[("cache-control", "max-age=0, Only-If-Cached")]),
-            Ok(Plan::Object { method: ReadMethod::Get, upstream: Upstream::StoredOnly })
+            Ok(RequestPlan::Object { method: ReadMethod::Get, upstream: OriginUse::StoredOnly })
         );
-        assert_eq!(Refusal::NotStored.status(), 504);
+        assert_eq!(RequestRefusal::NotStored.status(), 504);
     }
 
     #[test]
     fn refusals_keep_the_connection_where_its_framing_is_sound() {
-        let long = Refusal::Path(PathError::TooLong { bytes: 3, bytes_max: 2 });
+        let long = RequestRefusal::Path(PathError::TooLong { bytes: 3, bytes_max: 2 });
         assert_eq!((long.status().as_u16(), long.reason()), (414, "path_too_long"));
         for (refusal, status) in [
-            (Refusal::Path(PathError::Nul), 400),
-            (Refusal::UnknownHost, 421),
-            (Refusal::OutsideCache, 404),
-            (Refusal::ClaimUnknown, 503),
-            (Refusal::CdnLoop(CdnLoopError::Malformed), 400),
-            (Refusal::Loop, 508),
+            (RequestRefusal::Path(PathError::Nul), 400),
+            (RequestRefusal::UnknownHost, 421),
+            (RequestRefusal::OutsideCache, 404),
+            (RequestRefusal::ClaimUnknown, 503),
+            (RequestRefusal::CdnLoop(CdnLoopError::Malformed), 400),
+            (RequestRefusal::Loop, 508),
         ] {
             assert_eq!(refusal.status(), status);
             assert!(!refusal.must_close());
             assert_eq!(refusal.allow(), None);
         }
-        assert!(Refusal::Host(HostError::Repeated).must_close());
-        for (refusal, status) in [(Refusal::BodyBroken, 400), (Refusal::BodySlow, 408)] {
+        assert!(RequestRefusal::Host(HostError::Repeated).must_close());
+        for (refusal, status) in
+            [(RequestRefusal::BodyBroken, 400), (RequestRefusal::BodySlow, 408)]
+        {
             assert_eq!(refusal.status(), status);
             assert!(refusal.must_close(), "more of its body may come");
         }

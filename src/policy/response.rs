@@ -2,19 +2,18 @@
 //! fields. Pure. `fill` asks once an answer.
 //!
 //! How long a 200 stays fresh is the site's setting for its class or path: uploads to binary caches
-//! carry no `Cache-Control`. Where an origin states something, it can only shorten that, and not
-//! below the site's least: `no-store` and `private` mean that nothing is stored, `no-cache` that
-//! every use is confirmed first, `s-maxage`, `max-age` and `Expires` cap the lifetime. A NAR whose
-//! bytes are proven by hash is exempt, since no later answer can be another: it stays fresh for
-//! good.
+//! carry no `Cache-Control`. What an origin states can only shorten that, and not below the site's
+//! least: `no-store` and `private` mean that nothing is stored, `no-cache` that every use is
+//! confirmed first, `s-maxage`, `max-age` and `Expires` cap the lifetime. A NAR with bytes proven
+//! by hash is exempt, since no later answer can be another: it stays fresh for good.
 
 use super::fields;
 use crate::clock::{Moment, Timestamp};
-use crate::config::Terms;
+use crate::config::LifetimeTerms;
 use crate::nix::Class;
 use crate::object::tags::TAG_FIELD;
 use crate::object::{self, Lifetime, Proof};
-use crate::rfc::age::{Exchanged, initial_age};
+use crate::rfc::age::{ExchangeTimes, initial_age};
 use crate::rfc::cache_control::{CacheControl, DELTA_SECONDS_MAX, Flag, explicit_lifetime};
 use crate::rfc::cache_status::CACHE_STATUS;
 use crate::rfc::content_length::{ContentLengthError, content_length};
@@ -35,7 +34,7 @@ pub struct Times {
     pub response: Moment,
 }
 
-impl From<Times> for Exchanged {
+impl From<Times> for ExchangeTimes {
     fn from(times: Times) -> Self {
         let delay = times.response.edge.since(times.request);
         Self {
@@ -47,7 +46,7 @@ impl From<Times> for Exchanged {
 
 /// The head of an origin's answer to a request for a whole object.
 #[derive(Debug, Clone, Copy)]
-pub struct Reply<'a> {
+pub struct ObjectReply<'a> {
     /// The class of the path.
     pub class: Class,
     /// The status.
@@ -60,30 +59,30 @@ pub struct Reply<'a> {
 
 /// What an answer is worth.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum ObjectVerdict {
     /// It is sent to the client and stored.
-    Store(Admission),
+    Store(AdmittedHead),
     /// It is sent to the client and not stored.
-    Pass(PassReason, Admission),
+    Pass(PassReason, AdmittedHead),
     /// It is a fault of the origin: neither sent nor stored.
-    Unusable(Unusable),
+    Unusable(UnusableAnswer),
 }
 
 /// What is known of a response from its head.
 #[derive(Debug, Clone)]
-pub struct Admission {
+pub struct AdmittedHead {
     /// The fields to keep, as [`Meta::headers`](crate::object::Meta) wants them.
     pub headers: HeaderMap,
     /// How long it stays fresh; [`lifetime_when_proven`] may better it.
     pub lifetime: Lifetime,
     /// Age in seconds when its head arrived.
     pub age_at_response: u32,
-    /// Bytes of the body, where stated.
+    /// Bytes of the body, if stated.
     pub length: Option<u64>,
     /// Whether the bytes are the file itself.
     pub coding: Coding,
-    /// `Cache-Status` lines of the caches on the way, for the answers to those who waited for
-    /// this fetch.
+    /// `Cache-Status` lines of the caches on the way, for the answers to the requests that waited
+    /// for this fetch.
     pub upstream_cache_status: Vec<HeaderValue>,
 }
 
@@ -124,7 +123,7 @@ impl PassReason {
 
 /// Why an answer to a request for a whole object is unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub enum UnusableAnswer {
     /// Not 200: a part that was not asked for, or what the origin layer should have dealt with.
     #[error("status {0} to a request for a whole object")]
     Status(StatusCode),
@@ -137,16 +136,16 @@ pub enum Unusable {
 ///
 /// Only a 200 is stored. A 206 continues a body and is judged by
 /// [`continuation`](super::continuation); an absence by [`admit_absence`].
-pub fn admit(reply: &Reply<'_>, terms: &Terms) -> Verdict {
+pub fn admit(reply: &ObjectReply<'_>, terms: &LifetimeTerms) -> ObjectVerdict {
     if reply.status != StatusCode::OK {
-        return Verdict::Unusable(Unusable::Status(reply.status));
+        return ObjectVerdict::Unusable(UnusableAnswer::Status(reply.status));
     }
     let length = match content_length(reply.headers) {
         Ok(length) => length,
-        Err(error) => return Verdict::Unusable(error.into()),
+        Err(error) => return ObjectVerdict::Unusable(error.into()),
     };
     let headers = fields::kept(reply.headers);
-    let admission = Admission {
+    let admission = AdmittedHead {
         lifetime: lifetime(terms.bounds(), reply.headers),
         age_at_response: initial_age(reply.headers, reply.times.into()),
         length,
@@ -155,15 +154,19 @@ pub fn admit(reply: &Reply<'_>, terms: &Terms) -> Verdict {
         headers,
     };
     match pass_reason(reply.headers, &admission.headers) {
-        None => Verdict::Store(admission),
-        Some(reason) => Verdict::Pass(reason, admission),
+        None => ObjectVerdict::Store(admission),
+        Some(reason) => ObjectVerdict::Pass(reason, admission),
     }
 }
 
 /// How an absence that every origin agreed on is remembered: with the fields of a plain-text
 /// 404 and its tags, for the site's short lifetime or less. `headers` are those of the last 404.
-/// `None` where it is not to be remembered.
-pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option<Admission> {
+/// `None` if it is not to be remembered.
+pub fn admit_absence(
+    headers: &HeaderMap,
+    times: Times,
+    terms: &LifetimeTerms,
+) -> Option<AdmittedHead> {
     let control = CacheControl::of(headers);
     if control.has(Flag::NoStore) || control.has(Flag::Private) {
         return None;
@@ -178,7 +181,7 @@ pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option
         kept.append(TAG_FIELD, line.clone());
     }
     object::pack(&mut kept);
-    Some(Admission {
+    Some(AdmittedHead {
         headers: kept,
         lifetime,
         age_at_response: initial_age(headers, times.into()),
@@ -188,8 +191,8 @@ pub fn admit_absence(headers: &HeaderMap, times: Times, terms: &Terms) -> Option
     })
 }
 
-/// The lifetime that a proof of the body gives, whatever the origin or the site says: a NAR
-/// whose hash is right can never become another. `None` where the admitted lifetime holds.
+/// The lifetime that a proof of the body gives, whatever the origin or the site says: a NAR with
+/// the right hash can never become another. `None` if the admitted lifetime holds.
 pub const fn lifetime_when_proven(class: Class, proof: Proof) -> Option<Lifetime> {
     match (class, proof) {
         (Class::Nar, Proof::FileHash) => Some(Lifetime::Forever),
@@ -197,9 +200,9 @@ pub const fn lifetime_when_proven(class: Class, proof: Proof) -> Option<Lifetime
     }
 }
 
-/// How long a response with these fields (its `Date` included) stays fresh: the most that is
-/// configured, or less where the origin says so, but for the least that is. Nothing where the
-/// origin wants it confirmed each time, or not stored.
+/// How long a response with these fields (its `Date` included) stays fresh: the configured maximum,
+/// or less if the origin says so, but not below the configured minimum. Zero if the origin wants it
+/// confirmed each time, or not stored.
 pub(super) fn lifetime(configured: RangeInclusive<Duration>, headers: &HeaderMap) -> Lifetime {
     let control = CacheControl::of(headers);
     if control.has(Flag::NoCache) || control.has(Flag::NoStore) || control.has(Flag::Private) {
@@ -240,16 +243,16 @@ mod tests {
         Times { request: Timestamp::from_secs(1000), response }
     }
 
-    fn judge(class: Class, status: u16, lines: &[(&str, &str)]) -> Verdict {
+    fn judge(class: Class, status: u16, lines: &[(&str, &str)]) -> ObjectVerdict {
         let headers = fields(lines);
         let status = StatusCode::from_u16(status).unwrap();
-        admit(&Reply { class, status, headers: &headers, times: times() }, &terms())
+        admit(&ObjectReply { class, status, headers: &headers, times: times() }, &terms())
     }
 
-    fn stored(class: Class, lines: &[(&str, &str)]) -> Admission {
+    fn stored(class: Class, lines: &[(&str, &str)]) -> AdmittedHead {
         match judge(class, 200, lines) {
-            Verdict::Store(admission) => admission,
-            other @ (Verdict::Pass(..) | Verdict::Unusable(_)) => panic!("{other:?}"),
+            ObjectVerdict::Store(admission) => admission,
+            other @ (ObjectVerdict::Pass(..) | ObjectVerdict::Unusable(_)) => panic!("{other:?}"),
         }
     }
 
@@ -309,16 +312,18 @@ mod tests {
             (("vary", "accept, *"), PassReason::VaryAny),
         ] {
             match judge(Class::Other, 200, &[line, ("etag", "\"a\"")]) {
-                Verdict::Pass(reason, admission) => {
+                ObjectVerdict::Pass(reason, admission) => {
                     assert_eq!(reason, expected);
                     assert!(admission.headers.contains_key(header::ETAG));
                 }
-                other @ (Verdict::Store(_) | Verdict::Unusable(_)) => panic!("{other:?}"),
+                other @ (ObjectVerdict::Store(_) | ObjectVerdict::Unusable(_)) => {
+                    panic!("{other:?}")
+                }
             }
         }
         let long = "x".repeat(HEAD_BYTES_MAX);
         let verdict = judge(Class::Nar, 200, &[("x-amz-meta-a", &long)]);
-        assert!(matches!(verdict, Verdict::Pass(PassReason::HeadTooLarge, _)));
+        assert!(matches!(verdict, ObjectVerdict::Pass(PassReason::HeadTooLarge, _)));
         stored(Class::Nar, &[("vary", "accept-encoding"), ("set-cookie", "a=b")]);
     }
 
@@ -326,14 +331,20 @@ mod tests {
     fn only_a_whole_object_with_a_sound_length_is_usable() {
         for status in [206, 204, 301, 403, 404, 500] {
             let verdict = judge(Class::Nar, status, &[]);
-            assert!(matches!(verdict, Verdict::Unusable(Unusable::Status(_))), "{status}");
+            assert!(
+                matches!(verdict, ObjectVerdict::Unusable(UnusableAnswer::Status(_))),
+                "{status}"
+            );
         }
         for lines in [
             [("content-length", "x")].as_slice(),
             &[("content-length", "1"), ("content-length", "1")],
         ] {
             let verdict = judge(Class::Nar, 200, lines);
-            assert!(matches!(verdict, Verdict::Unusable(Unusable::Length(_))), "{lines:?}");
+            assert!(
+                matches!(verdict, ObjectVerdict::Unusable(UnusableAnswer::Length(_))),
+                "{lines:?}"
+            );
         }
     }
 

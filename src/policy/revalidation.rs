@@ -3,10 +3,10 @@
 
 use super::fields;
 use super::response::{Times, lifetime, lifetime_when_proven};
-use crate::config::Terms;
+use crate::config::LifetimeTerms;
 use crate::object::Meta;
 use crate::rfc::age::initial_age;
-use crate::rfc::conditional::{Unless, Validators};
+use crate::rfc::conditional::{ChangeCondition, Validators};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// The conditional fields of a revalidation; at most one of them is there.
@@ -18,12 +18,14 @@ pub struct Conditions {
     pub if_modified_since: Option<HeaderValue>,
 }
 
-/// The conditional fields that confirm `meta`: by its entity tag, else by its date. `None` where
-/// it has neither, so that it can only be fetched again.
+/// The conditional fields that confirm `meta`: by its entity tag, else by its date. `None` if it
+/// has neither, so that it can only be fetched again.
 pub fn conditions(meta: &Meta) -> Option<Conditions> {
-    match Unless::changed(&meta.headers)? {
-        Unless::Tag(tag) => Some(Conditions { if_none_match: Some(tag), ..Conditions::default() }),
-        Unless::Date(date) => {
+    match ChangeCondition::changed(&meta.headers)? {
+        ChangeCondition::Tag(tag) => {
+            Some(Conditions { if_none_match: Some(tag), ..Conditions::default() })
+        }
+        ChangeCondition::Date(date) => {
             Some(Conditions { if_modified_since: Some(date), ..Conditions::default() })
         }
     }
@@ -33,9 +35,14 @@ pub fn conditions(meta: &Meta) -> Option<Conditions> {
 /// lifetime, no longer invalidated, and with the fields of the 304 in place of its own. Fields
 /// that describe the stored bytes (type, coding, entity tag) stay as they are.
 ///
-/// `None` where the 304 speaks of another entity tag than the stored one (section 4.3.4): the
+/// `None` if the 304 speaks of another entity tag than the stored one (section 4.3.4): the
 /// object is to be fetched again without conditions.
-pub fn merge(meta: &Meta, headers: &HeaderMap, times: Times, terms: &Terms) -> Option<Meta> {
+pub fn merge(
+    meta: &Meta,
+    headers: &HeaderMap,
+    times: Times,
+    terms: &LifetimeTerms,
+) -> Option<Meta> {
     let (stored, confirmed) = (Validators::of(&meta.headers), Validators::of(headers));
     if let (Some(stored), Some(confirmed)) = (stored.etag, confirmed.etag)
         && !stored.matches_weakly(&confirmed)

@@ -1,7 +1,7 @@
 //! Values that the tests of `policy` share. Exists only under test.
 
 use crate::clock::Timestamp;
-use crate::config::Terms;
+use crate::config::LifetimeTerms;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, Proof, Variant};
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -17,12 +17,12 @@ pub(super) fn fields(lines: &[(&str, &str)]) -> HeaderMap {
 }
 
 /// A day, 10 s for absence, an hour in outages, nothing meanwhile.
-pub(super) fn terms() -> Terms {
-    Terms {
+pub(super) fn terms() -> LifetimeTerms {
+    LifetimeTerms {
         fresh: Duration::from_hours(24),
         absent: Duration::from_secs(10),
         stale_if_error: Duration::from_hours(1),
-        ..Terms::default()
+        ..LifetimeTerms::default()
     }
 }
 

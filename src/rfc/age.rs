@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 
 /// How long the head of an answer took, and when it arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exchanged {
+pub struct ExchangeTimes {
     /// Milliseconds from the request to the head, by a clock that never goes back.
     pub delay_millis: u64,
     /// When the head arrived, in milliseconds since the Unix epoch, by the clock that `Date` of the
@@ -16,7 +16,7 @@ pub struct Exchanged {
 }
 
 /// The `Age` of a response in seconds: the first member of the first line (section 5.1), capped
-/// at 2^31; `None` where there is none or it is no number.
+/// at 2^31; `None` if there is none or it is no number.
 pub fn stated_age(headers: &HeaderMap) -> Option<u32> {
     let line = headers.get(header::AGE)?;
     let first = line.as_bytes().split(|byte| *byte == b',').next()?;
@@ -28,7 +28,7 @@ pub fn stated_age(headers: &HeaderMap) -> Option<u32> {
 pub fn corrected_initial_age(
     age_value: Option<u32>,
     date_value: Option<HttpDate>,
-    exchanged: Exchanged,
+    exchanged: ExchangeTimes,
 ) -> u32 {
     let arrived = exchanged.arrived_millis.div_euclid(1000);
     let apparent = date_value.map_or(0, |date| arrived.saturating_sub(date.secs()));
@@ -39,7 +39,7 @@ pub fn corrected_initial_age(
 }
 
 /// As [`corrected_initial_age`], from the fields of a response.
-pub fn initial_age(headers: &HeaderMap, exchanged: Exchanged) -> u32 {
+pub fn initial_age(headers: &HeaderMap, exchanged: ExchangeTimes) -> u32 {
     let date = headers.get(header::DATE).and_then(HttpDate::parse);
     corrected_initial_age(stated_age(headers), date, exchanged)
 }
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn the_larger_of_both_reckonings_counts() {
-        let exchanged = Exchanged { delay_millis: 3_499, arrived_millis: 100_999 };
+        let exchanged = ExchangeTimes { delay_millis: 3_499, arrived_millis: 100_999 };
         let date = |seconds| Some(HttpDate::from_secs(seconds));
         assert_eq!(corrected_initial_age(None, None, exchanged), 3);
         assert_eq!(corrected_initial_age(Some(10), None, exchanged), 13);
@@ -87,7 +87,7 @@ mod tests {
             delay_millis: u64,
             arrived_millis: i64,
         ) {
-            let exchanged = Exchanged { delay_millis, arrived_millis };
+            let exchanged = ExchangeTimes { delay_millis, arrived_millis };
             let seconds = corrected_initial_age(age, date.map(HttpDate::from_secs), exchanged);
             assert!(seconds <= DELTA_SECONDS_MAX);
             assert!(seconds >= age.unwrap_or(0));

@@ -30,7 +30,7 @@ pub enum HostError {
 pub struct Authority<'a> {
     /// Lower case, without a final dot; an IPv6 address keeps its brackets.
     pub host: Cow<'a, str>,
-    /// The port, where one was named.
+    /// The port, if one was named.
     pub port: Option<u16>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Authority<'a> {
         }
     }
 
-    /// The host that a request is for. Where both the target and `Host` name one, both must be
+    /// The host that a request is for. If both the target and `Host` name one, both must be
     /// sound and say the same (a port that only one of them names is no difference).
     pub fn of(target: &'a Uri, headers: &'a HeaderMap) -> Result<Self, HostError> {
         let named = match target.authority() {

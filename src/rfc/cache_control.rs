@@ -1,7 +1,7 @@
-//! `Cache-Control` (RFC 9111 section 5.2, RFC 5861, RFC 8246) and how long a response says it
-//! is fresh. Pure. The parse is tolerant and errs towards caching less: what cannot be read as a
-//! number counts as zero, of two values the smaller counts, and the qualified forms of `private`
-//! and `no-cache` count as the plain ones unless [`qualified`] is asked for what they name.
+//! `Cache-Control` (RFC 9111 section 5.2, RFC 5861, RFC 8246) and how long a response says it is
+//! fresh. Pure. The parse is tolerant and errs towards caching less. A value that is no number
+//! counts as zero, and of two values the smaller counts. The qualified forms of `private` and
+//! `no-cache` count as the plain ones, unless [`qualified`] is asked for their fields.
 
 use super::date::HttpDate;
 use super::grammar;
@@ -133,7 +133,7 @@ impl CacheControl {
 
 /// What the fields of all `Cache-Control` lines that stand behind `directive` (in lower case) name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Qualified {
+pub enum QualifiedFields {
     /// The directive is not given.
     No,
     /// It is given for the whole response, or what it names cannot be read.
@@ -143,7 +143,7 @@ pub enum Qualified {
 }
 
 /// For what `directive` (`no-cache` or `private`) is given.
-pub fn qualified(headers: &HeaderMap, directive: &str) -> Qualified {
+pub fn qualified(headers: &HeaderMap, directive: &str) -> QualifiedFields {
     let mut names = Vec::new();
     let mut is_given = false;
     for line in headers.get_all(header::CACHE_CONTROL) {
@@ -155,15 +155,15 @@ pub fn qualified(headers: &HeaderMap, directive: &str) -> Qualified {
             }
             is_given = true;
             let Some(listed) = halves.next().and_then(field_names) else {
-                return Qualified::Whole;
+                return QualifiedFields::Whole;
             };
             names.extend(listed);
         }
     }
-    if is_given { Qualified::Fields(names) } else { Qualified::No }
+    if is_given { QualifiedFields::Fields(names) } else { QualifiedFields::No }
 }
 
-/// The names of a quoted list of fields, or of one that stands unquoted; none where one is no name.
+/// The names of a quoted list of fields, or of one that stands unquoted; none if one is no name.
 fn field_names(argument: &[u8]) -> Option<Vec<HeaderName>> {
     let argument = grammar::trim(argument);
     let inner = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
@@ -181,9 +181,9 @@ pub fn delta_seconds(argument: &[u8]) -> Option<u32> {
     Some(u32::try_from(seconds).map_or(DELTA_SECONDS_MAX, |s| s.min(DELTA_SECONDS_MAX)))
 }
 
-/// For how many seconds a response itself says that it is fresh in a shared cache (RFC 9111
-/// section 4.2.1): `s-maxage`, else `max-age`, else `Expires` less `Date`; `None` where it says
-/// nothing. An `Expires` that cannot be read, or that comes without a `Date`, means zero.
+/// For how many seconds a response itself says that it is fresh in a shared cache (RFC 9111 section
+/// 4.2.1): `s-maxage`, else `max-age`, else `Expires` less `Date`; `None` if it says nothing. An
+/// `Expires` that cannot be read, or that comes without a `Date`, means zero.
 pub fn explicit_lifetime(headers: &HeaderMap) -> Option<u32> {
     let control = CacheControl::of(headers);
     let stated = control.seconds(Delta::SharedMaxAge).or(control.seconds(Delta::MaxAge));
@@ -198,8 +198,8 @@ pub fn explicit_lifetime(headers: &HeaderMap) -> Option<u32> {
         .min()
 }
 
-/// Whether a cache may judge by itself how long a response of this status is fresh, where nothing
-/// is stated (RFC 9110 section 15.1).
+/// Whether a cache may judge by itself how long a response of this status is fresh, if nothing is
+/// stated (RFC 9110 section 15.1).
 pub const fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
@@ -262,13 +262,15 @@ mod tests {
             qualified(&headers, "no-cache")
         };
         let fields = |names: &[&'static str]| {
-            Qualified::Fields(names.iter().map(|name| HeaderName::from_static(name)).collect())
+            QualifiedFields::Fields(
+                names.iter().map(|name| HeaderName::from_static(name)).collect(),
+            )
         };
-        assert_eq!(named("private=\"a\", max-age=5"), Qualified::No);
+        assert_eq!(named("private=\"a\", max-age=5"), QualifiedFields::No);
         assert_eq!(named("No-Cache = \"A, b\""), fields(&["a", "b"]));
         assert_eq!(named("no-cache=\"a\", no-cache=b"), fields(&["a", "b"]));
         for whole in ["no-cache", "no-cache=\"a\", no-cache", "no-cache=\"\"", "no-cache=\"a b\""] {
-            assert_eq!(named(whole), Qualified::Whole, "{whole}");
+            assert_eq!(named(whole), QualifiedFields::Whole, "{whole}");
         }
     }
 

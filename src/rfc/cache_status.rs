@@ -21,7 +21,7 @@ const STRING_BYTES_MAX: usize = 512;
 
 /// Why the request went forward (RFC 9211 section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forward {
+pub enum ForwardReason {
     /// `bypass`: this cache does not handle such requests.
     Bypass,
     /// `method`: the method requires it.
@@ -38,7 +38,7 @@ pub enum Forward {
     Partial,
 }
 
-impl Forward {
+impl ForwardReason {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",
@@ -55,7 +55,7 @@ impl Forward {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Handling {
     Hit,
-    Forwarded(Forward),
+    Forwarded(ForwardReason),
     Own,
 }
 
@@ -91,13 +91,13 @@ impl<'a> CacheStatus<'a> {
     }
 
     /// Sent forward.
-    pub const fn forwarded(why: Forward) -> Self {
+    pub const fn forwarded(why: ForwardReason) -> Self {
         Self::new(Handling::Forwarded(why))
     }
 
-    /// Sent forward for this reason, where it was sent forward at all.
+    /// Sent forward for this reason, if it was sent forward at all.
     #[must_use]
-    pub const fn with_forward(mut self, why: Forward) -> Self {
+    pub const fn with_forward(mut self, why: ForwardReason) -> Self {
         if let Handling::Forwarded(_) = self.handling {
             self.handling = Handling::Forwarded(why);
         }
@@ -165,9 +165,9 @@ impl<'a> CacheStatus<'a> {
         })
     }
 
-    /// The whole field value: the members of the caches nearer to the origin, then the own one.
-    /// Of those, lines that are no text or in which a string is left open are left out, and all
-    /// where they are more than 1 KiB together.
+    /// The whole field value: the members of the caches nearer to the origin, then the own one. Of
+    /// those, lines that are no text or in which a string is left open are left out, and all if
+    /// they are more than 1 KiB together.
     pub fn to_header_value_after(&self, upstream: &[HeaderValue]) -> HeaderValue {
         if upstream.is_empty() {
             return self.to_header_value();
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(text(CacheStatus::hit().with_ttl(-5)), "narthex; hit; ttl=-5");
         assert_eq!(
             text(
-                CacheStatus::forwarded(Forward::UriMiss)
+                CacheStatus::forwarded(ForwardReason::UriMiss)
                     .with_forward_status(StatusCode::OK)
                     .stored()
                     .collapsed()
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn the_cache_closest_to_the_client_is_the_last_member() {
-        let miss = CacheStatus::forwarded(Forward::UriMiss);
+        let miss = CacheStatus::forwarded(ForwardReason::UriMiss);
         let shield = HeaderValue::from_static("shield; hit");
         assert_eq!(
             miss.to_header_value_after(&[shield.clone(), shield.clone()]),

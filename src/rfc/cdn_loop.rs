@@ -1,5 +1,5 @@
-//! `CDN-Loop` (RFC 8586): who has forwarded this request already. Pure. The engine reads it
-//! before it asks an origin; the origin's request carries it on with the own name added.
+//! `CDN-Loop` (RFC 8586): the caches that have forwarded this request already. Pure. The engine
+//! reads it before it asks an origin; the origin's request carries it on with the own name added.
 
 use super::grammar;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -102,7 +102,7 @@ fn sendable(name: &str) -> String {
     if sent.is_empty() { "narthex".to_owned() } else { sent }
 }
 
-/// `member` as text, where it is a well-formed `cdn-info`.
+/// `member` as text, if it is a well-formed `cdn-info`.
 fn checked(member: &[u8]) -> Option<&str> {
     let mut parts = grammar::parameters(member);
     let id = parts.next()?;

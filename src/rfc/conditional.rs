@@ -105,16 +105,16 @@ fn single_date(request: &HeaderMap, name: &HeaderName) -> Option<HttpDate> {
 
 /// The conditional fields that say "only if it is another than this one".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unless {
+pub enum ChangeCondition {
     /// `If-None-Match`.
     Tag(HeaderValue),
     /// `If-Modified-Since`.
     Date(HeaderValue),
 }
 
-impl Unless {
+impl ChangeCondition {
     /// The condition that revalidates a response with these fields: its entity tag, else its
-    /// date; `None` where it has neither in a form that origins understand.
+    /// date; `None` if it has neither in a form that origins understand.
     pub fn changed(stored: &HeaderMap) -> Option<Self> {
         let own = Validators::of(stored);
         match (own.etag, own.last_modified) {
@@ -223,10 +223,16 @@ mod tests {
     #[test]
     fn revalidation_asks_by_tag_else_by_date() {
         let both = fields(&[("etag", "W/\"a\""), ("last-modified", SAME)]);
-        assert_eq!(Unless::changed(&both), Some(Unless::Tag("W/\"a\"".parse().unwrap())));
+        assert_eq!(
+            ChangeCondition::changed(&both),
+            Some(ChangeCondition::Tag("W/\"a\"".parse().unwrap()))
+        );
         let unquoted = fields(&[("etag", "a"), ("last-modified", SAME)]);
-        assert_eq!(Unless::changed(&unquoted), Some(Unless::Date(SAME.parse().unwrap())));
-        assert_eq!(Unless::changed(&HeaderMap::new()), None);
+        assert_eq!(
+            ChangeCondition::changed(&unquoted),
+            Some(ChangeCondition::Date(SAME.parse().unwrap()))
+        );
+        assert_eq!(ChangeCondition::changed(&HeaderMap::new()), None);
     }
 
     /// RFC 9110 section 13.2.2 word by word, on values instead of fields.

@@ -18,7 +18,7 @@ pub enum ContentLengthError {
     },
 }
 
-/// The length that a message states; `None` where it states none.
+/// The length that a message states; `None` if it states none.
 pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ContentLengthError> {
     let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(line) = lines.next() else {

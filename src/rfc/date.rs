@@ -59,7 +59,7 @@ const DAYS: [(&str, &str); 7] = [
     ("Sun", "Sunday"),
 ];
 
-/// Reads a date whose only fault is its case, or its day of the week.
+/// Reads a date that is only wrong in its case, or in its day of the week.
 fn parse_leniently(text: &str) -> Option<SystemTime> {
     let end = text.find([',', ' '])?;
     let (day, rest) = text.split_at_checked(end)?;

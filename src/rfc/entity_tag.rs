@@ -22,12 +22,12 @@ pub enum TagList<'a> {
     /// `*`.
     Any,
     /// Entity tags.
-    Tags(Tags<'a>),
+    Tags(EntityTags<'a>),
 }
 
 /// The tags of a list; ends at the first thing that is none.
 #[derive(Debug, Clone)]
-pub struct Tags<'a> {
+pub struct EntityTags<'a> {
     rest: &'a [u8],
 }
 
@@ -75,12 +75,12 @@ impl<'a> TagList<'a> {
     pub fn parse(value: &'a HeaderValue) -> Self {
         match super::grammar::trim(value.as_bytes()) {
             b"*" => Self::Any,
-            rest => Self::Tags(Tags { rest }),
+            rest => Self::Tags(EntityTags { rest }),
         }
     }
 }
 
-impl<'a> Iterator for Tags<'a> {
+impl<'a> Iterator for EntityTags<'a> {
     type Item = EntityTag<'a>;
 
     fn next(&mut self) -> Option<EntityTag<'a>> {

@@ -41,8 +41,8 @@ pub const fn trim(bytes: &[u8]) -> &[u8] {
     rest
 }
 
-/// The length of the quoted string that `bytes` begin with, both quotes included; `None` where
-/// they begin with none or it does not end.
+/// The length of the quoted string that `bytes` begin with, both quotes included; `None` if they
+/// begin with none or it does not end.
 pub fn quoted_length(bytes: &[u8]) -> Option<usize> {
     let mut is_escaped = false;
     let (b'"', rest) = bytes.split_first()? else {

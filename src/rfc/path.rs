@@ -6,7 +6,7 @@
 //! Decoding happens once: a `%` in the result is a literal percent sign.
 //!
 //! What is refused, and why: `%2F`, since origins disagree on whether it separates segments;
-//! `.` and `..`, raw or encoded, since a path that needs resolving is somebody trying; `//`,
+//! `.` and `..`, raw or encoded, since a path that needs resolving is an attack; `//`,
 //! since it may turn a relative path into an absolute one further on; control characters and
 //! what is not UTF-8, since neither names an object in S3 and both corrupt logs.
 
@@ -39,19 +39,19 @@ pub enum PathError {
     /// A `%` without two hexadecimal digits.
     #[error("the % at byte {at} of the path is not followed by two hexadecimal digits")]
     BadEscape {
-        /// Where the `%` is.
+        /// The offset of the `%`.
         at: usize,
     },
     /// A raw byte that RFC 3986 wants encoded in any case: a space, or one beyond ASCII.
     #[error("byte {at} of the path must be percent-encoded")]
     Unencoded {
-        /// Where it is.
+        /// The offset of it.
         at: usize,
     },
     /// An encoded `/`.
     #[error("%2F at byte {at} of the path is ambiguous; write / or leave it out")]
     EncodedSlash {
-        /// Where the `%` is.
+        /// The offset of the `%`.
         at: usize,
     },
     /// A NUL, encoded or not.
@@ -93,7 +93,7 @@ impl PathError {
 /// The canonical form of a request target's raw path (without its query): decoded, with its
 /// leading `/`, without NUL, control characters, dot segments and empty segments.
 ///
-/// `bytes_max` limits the raw form. Borrows where there was nothing to decode. A trailing `/`
+/// `bytes_max` limits the raw form. Borrows if there was nothing to decode. A trailing `/`
 /// stays.
 pub fn canonicalise(raw: &str, bytes_max: usize) -> Result<Cow<'_, str>, PathError> {
     if raw.is_empty() {
@@ -126,9 +126,10 @@ pub fn encode_path(path: &str) -> String {
 /// that no path has as they are (`{`, `|`, a `%` that encodes nothing) are encoded. Decodes nothing
 /// else, so that `%2F` stays another thing than `/`, and what is decoded never makes an encoding.
 ///
-/// Refused: what does not begin with `/`, what leads above the root, a `..` that an origin would
-/// see once it has decoded a `%2F` or taken a backslash for a slash, and a `..` or `.` with
-/// parameters behind a `;`, which some origins leave out of a segment.
+/// These paths are refused: one without a leading `/`, one that leads above the root, and one with
+/// a hidden `..`. An origin would see such a `..` after it decodes a `%2F` or takes a backslash for
+/// a slash. Refused is also a `..` or `.` with parameters behind a `;`: some origins drop the
+/// parameters.
 pub fn normalise(raw: &str) -> Result<Cow<'_, str>, PathError> {
     if !raw.starts_with('/') {
         return Err(PathError::NotAbsolute);

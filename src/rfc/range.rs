@@ -47,7 +47,7 @@ pub enum Resolved {
 }
 
 impl ByteRanges {
-    /// The ranges that a request asks for; `None` where it asks for none, or in a way that is
+    /// The ranges that a request asks for; `None` if it asks for none, or in a way that is
     /// to be ignored. Only GET may be given ranges (RFC 9110 section 14.2).
     pub fn of(request: &HeaderMap) -> Option<Self> {
         let mut lines = request.get_all(header::RANGE).iter();
@@ -57,7 +57,7 @@ impl ByteRanges {
         }
     }
 
-    /// Reads a `Range` value; `None` where it is to be ignored.
+    /// Reads a `Range` value; `None` if it is to be ignored.
     pub fn parse(value: &HeaderValue) -> Option<Self> {
         let text = grammar::trim(value.as_bytes());
         let at = text.iter().position(|byte| *byte == b'=')?;
@@ -79,8 +79,8 @@ impl ByteRanges {
         (!specs.is_empty()).then_some(Self(specs))
     }
 
-    /// The one stretch that the ranges ask for, where that does not depend on the object's length;
-    /// `last` is `u64::MAX` where it ends with the object.
+    /// The one stretch that the ranges ask for, if that does not depend on the object's length;
+    /// `last` is `u64::MAX` if it ends with the object.
     pub fn stretch(&self) -> Option<ByteSpan> {
         let mut spans = Vec::with_capacity(self.0.len());
         for spec in &self.0 {
@@ -187,7 +187,7 @@ fn coalesce(spans: &mut Vec<ByteSpan>, span: ByteSpan, gap: u64) {
 /// A `Content-Range` of unit `bytes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentRange {
-    /// `bytes first-last/length`, or `/*` where the length is not known.
+    /// `bytes first-last/length`, or `/*` if the length is not known.
     Part {
         /// The stretch that the body is.
         span: ByteSpan,
@@ -202,7 +202,7 @@ pub enum ContentRange {
 }
 
 impl ContentRange {
-    /// Reads a `Content-Range`; `None` where it is malformed, contradicts itself, or is of
+    /// Reads a `Content-Range`; `None` if it is malformed, contradicts itself, or is of
     /// another unit.
     pub fn parse(value: &HeaderValue) -> Option<Self> {
         let (unit, rest) = value.as_bytes().split_at_checked(6)?;

@@ -10,10 +10,10 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 const SURROGATE_CONTROL: &str = "surrogate-control";
 
 /// The directives of the first of `targets` that `headers` have in a valid form, with a member at
-/// least; none where no such field is there, so that `Cache-Control` and `Expires` count.
+/// least; none if no such field is there, so that `Cache-Control` and `Expires` count.
 ///
-/// What is no Structured Field of the dictionary kind does not count at all; a member whose value
-/// has another type than its directive is left out (RFC 9213 section 2.1), but for `private` and
+/// What is no Structured Field of the dictionary kind does not count at all; a member with a value
+/// of another type than its directive is left out (RFC 9213 section 2.1), but for `private` and
 /// `no-cache`: with any value but `?0` they are the plain directive, so that a value that names
 /// fields keeps more from being shared, never less. `Surrogate-Control` speaks of more than
 /// caching, so it counts only if it says `max-age` or `no-store`.

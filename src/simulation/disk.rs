@@ -1,6 +1,6 @@
-//! The virtual disk: real files, whose operations are slow, fail or hang as the seed says, and
-//! whose unsynced changes may be lost in a power cut. A step of the model stands before and after
-//! each operation.
+//! The virtual disk: real files. Their operations are slow, fail or hang as the seed says, and a
+//! power cut may lose their unsynced changes. A step of the model stands before and after each
+//! operation.
 
 use super::{World, jobs, world};
 use std::cell::{Cell, RefCell};
@@ -103,7 +103,7 @@ struct Name {
 enum Change {
     /// Made, and when.
     Made(Instant),
-    /// Gone, and where it still is.
+    /// Gone, and the path at which it still is.
     Gone(PathBuf),
 }
 
@@ -378,7 +378,7 @@ pub(crate) fn sync<T>(file: &File, act: impl FnOnce() -> io::Result<T>) -> io::R
     run("sync", false, before, act, after)
 }
 
-/// Syncs the file system of the disk whose thread this is.
+/// Syncs the file system of the disk that this thread belongs to.
 pub(crate) fn sync_all<T>(act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     run(
         "sync all",

@@ -1,5 +1,5 @@
 //! Blocking work as coroutines on the thread of the runtime. Each is a task that resumes its
-//! coroutine; where the work would wait (at a disk operation, at a lock that another holds) the
+//! coroutine; if the work would wait (at a disk operation, at a lock that another holds) the
 //! coroutine suspends, and the seed says when it goes on. Coroutines are kept for the next work of
 //! the same thread.
 
@@ -38,7 +38,7 @@ struct Slot {
     coroutine: Option<Generator<'static, (), Pause>>,
     pause: Pause,
     name: &'static str,
-    /// The disk whose thread it runs on; 0 if on none's.
+    /// The disk of the thread that it runs on; 0 if none.
     device: u64,
     waker: Option<Waker>,
 }
@@ -173,7 +173,7 @@ fn suspend(pause: Pause) {
     generator::yield_with(pause);
 }
 
-/// Lets a coroutine run to where it suspends next.
+/// Lets a coroutine run until it suspends next.
 fn resume(slot: usize) -> Pause {
     let coroutine = SLOTS.with_borrow_mut(|slots| slots[slot].coroutine.take());
     let mut coroutine = coroutine.expect("a coroutine that is not running");
@@ -196,7 +196,7 @@ fn device_of(slot: Option<usize>) -> u64 {
     slot.map_or(0, |slot| SLOTS.with_borrow(|slots| slots[slot].device))
 }
 
-/// The disk whose thread the running code is on; 0 if on none's.
+/// The disk of the thread that runs this code; 0 if none.
 pub(crate) fn device() -> u64 {
     device_of(RUNNING.get())
 }

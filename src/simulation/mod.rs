@@ -191,8 +191,8 @@ pub(crate) fn random() -> Option<u64> {
     world().map(|world| world.random())
 }
 
-/// A stored object is not what was written: allowed only where a power cut took what was not
-/// synced yet.
+/// A stored object is not what was written: allowed only if a power cut took what was not synced
+/// yet.
 pub(crate) fn damaged(why: &str) {
     if let Some(world) = world() {
         world.note("damaged", 0);

@@ -104,7 +104,7 @@ async fn put(scene: &Rc<Scene>, edge: &Edge, question: Question) -> Option<Got> 
     let got = Got { begun, language: question.language, ..got };
     let model = scene.model.borrow();
     let object = &model.objects[&question.path];
-    // A hash tells only of a whole, whose last bytes are withheld until then.
+    // A hash tells only of a whole, and the last bytes of that are withheld until then.
     let length = got.range.map_or_else(|| object.length(), |(_, _, length)| length);
     let first = got.range.map_or(0, |(first, _, _)| first);
     let has_end = first + got.body.len() + WITHHELD > length && !got.body.is_empty();

@@ -18,7 +18,7 @@ use crate::purge::Purger;
 use crate::simulation::World;
 use crate::store::Disks;
 use crate::tasks::Tasks;
-use crate::telemetry::{AccessLog, Sink};
+use crate::telemetry::{AccessLog, AccessLogSink};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -297,7 +297,7 @@ impl Edge {
                 ServedSite::new(Arc::new(upstream), None, Ports::default(), metrics)
             })
             .collect();
-        let log = AccessLog::start(config.log.access, Sink::Stdout, &metrics).unwrap();
+        let log = AccessLog::start(config.log.access, AccessLogSink::Stdout, &metrics).unwrap();
         let engine = Engine::new(EngineParts {
             sites: Sites::new(sites),
             cache: cache.clone(),

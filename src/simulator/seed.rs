@@ -5,7 +5,7 @@ use super::model::{Purge, Purged};
 use super::origin::{self, Faults};
 use super::scene::{Edge, Scene, config};
 use crate::config::Config;
-use crate::object::{Key, Tag, Tags};
+use crate::object::{Key, PurgeTags, Tag};
 use crate::purge::Purging;
 use crate::simulation::disk::Mood;
 use crate::simulation::{World, jobs};
@@ -372,7 +372,7 @@ async fn purge_of(scene: &Rc<Scene>, edge: &Edge, of: Purged, kind: Purging) {
         Purged::All => edge.purger.all().await,
         Purged::Prefix(prefix) => edge.purger.prefix("web", prefix, kind).await,
         Purged::Tag(tag) => {
-            let tags = Tags::new([Tag::parse(tag).expect("a tag")]);
+            let tags = PurgeTags::new([Tag::parse(tag).expect("a tag")]);
             edge.purger.tags("web", tags, kind).await
         }
         Purged::Path(path) => edge.purger.object(edge.keys(path), kind).await,

@@ -7,7 +7,9 @@
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::object::tags::{self, TagHash};
-use crate::object::{Key, KeyHash, Lifetime, Meta, NarClaim, Proof, Sha256, Tags, Variant, pack};
+use crate::object::{
+    Key, KeyHash, Lifetime, Meta, NarClaim, Proof, PurgeTags, Sha256, Variant, pack,
+};
 use crate::policy::{Challenge, take_of_one_client};
 use crate::store::body::sums;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -264,7 +266,7 @@ pub(crate) fn tags_of(record: &[u8]) -> Vec<TagHash> {
 
 /// Whether a purge of `site` by `tags` means the object of a record: whether it has any. One
 /// that cannot be read might be meant, and is never served.
-pub(crate) fn is_tagged(record: &[u8], site: &str, tags: &Tags) -> bool {
+pub(crate) fn is_tagged(record: &[u8], site: &str, tags: &PurgeTags) -> bool {
     let lines = tag_lines(record);
     lines.is_none_or(|(key, lines)| key.site() == site && tags.covers(lines.into_iter()))
 }
@@ -492,14 +494,14 @@ mod tests {
         for (site, name, expected) in
             [("main", "a", true), ("main", "c", true), ("main", "d", false), ("other", "a", false)]
         {
-            let tag = Tags::new([Tag::parse(name).unwrap()]);
+            let tag = PurgeTags::new([Tag::parse(name).unwrap()]);
             assert_eq!(is_tagged(&record, site, &tag), expected, "{site} {name}");
             let found = tag.hashes(site).iter().any(|hash| tags_of(&record).contains(hash));
             assert_eq!(found, expected, "{site} {name}");
         }
         assert!(tags_of(&encode_record(&head(), &meta()).unwrap()).is_empty());
         assert!(tags_of(b"torn").is_empty());
-        assert!(is_tagged(b"torn", "main", &Tags::new([Tag::parse("a").unwrap()])));
+        assert!(is_tagged(b"torn", "main", &PurgeTags::new([Tag::parse("a").unwrap()])));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! holds the stripe of its key until its record is written, so the walk that follows finds it.
 
 use crate::object::tags::TagHash;
-use crate::object::{Key, KeyHash, Meta, Tags};
+use crate::object::{Key, KeyHash, Meta, PurgeTags};
 use crate::store::catalog::{Catalog, EvictionReason};
 use crate::store::erasure::Erasure;
 use crate::store::error::IndexError;
@@ -431,7 +431,7 @@ impl Purge<'_> {
 
     /// Each whole object that has one of the tags, and parts that have. A row that leads to no such
     /// object goes.
-    fn tagged(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
+    fn tagged(&self, site: &str, tags: &PurgeTags) -> Result<u64, IndexError> {
         let mut purged = self.tagged_parts(site, tags)?;
         for row in tags.hashes(site) {
             let mut after = None;
@@ -456,7 +456,7 @@ impl Purge<'_> {
         Ok(purged)
     }
 
-    fn tagged_parts(&self, site: &str, tags: &Tags) -> Result<u64, IndexError> {
+    fn tagged_parts(&self, site: &str, tags: &PurgeTags) -> Result<u64, IndexError> {
         let (mut after, mut purged) = (None, 0);
         loop {
             let page = self.catalog.index.access().open()?.parts_page(after, PAGE)?;

@@ -1,6 +1,6 @@
 //! What a purge covers. Values only; made by `purge`.
 
-use crate::object::{Key, Meta, Tags};
+use crate::object::{Key, Meta, PurgeTags};
 
 /// What becomes of what a purge covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum Scope {
         /// The site's name.
         site: String,
         /// The tags.
-        tags: Tags,
+        tags: PurgeTags,
     },
     /// Every object of every site.
     All,

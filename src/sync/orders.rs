@@ -15,14 +15,14 @@ const TURNS_MAX: u32 = 100_000;
 
 /// Runs `test` in this many orders of its steps. Its threads are those of `shuttle`.
 pub(crate) fn check(orders: usize, test: impl Fn() + Send + Sync + 'static) {
-    struct Checked;
-    impl Drop for Checked {
+    struct CheckGuard;
+    impl Drop for CheckGuard {
         fn drop(&mut self) {
             IS_CHECKED.set(false);
         }
     }
     IS_CHECKED.set(true);
-    let _checked = Checked;
+    let _checked = CheckGuard;
     shuttle::check_random(test, orders);
 }
 

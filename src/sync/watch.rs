@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 
 #[derive(Debug)]
-struct Shared<T> {
+struct WatchedValue<T> {
     value: RwLock<T>,
     is_closed: AtomicBool,
     changed: Notify,
@@ -16,15 +16,15 @@ struct Shared<T> {
 
 /// Sets the value.
 #[derive(Debug)]
-pub(crate) struct Sender<T>(Arc<Shared<T>>);
+pub(crate) struct Sender<T>(Arc<WatchedValue<T>>);
 
 /// Sees the value.
 #[derive(Debug)]
-pub(crate) struct Receiver<T>(Arc<Shared<T>>);
+pub(crate) struct Receiver<T>(Arc<WatchedValue<T>>);
 
 /// The sender is gone.
 #[derive(Debug)]
-pub(crate) struct Closed;
+pub(crate) struct SenderClosed;
 
 /// Both ends.
 pub(crate) fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
@@ -42,7 +42,7 @@ impl<T: Default> Default for Sender<T> {
 impl<T> Sender<T> {
     pub(crate) fn new(value: T) -> Self {
         let (value, is_closed) = (RwLock::new(value), AtomicBool::new(false));
-        Self(Arc::new(Shared { value, is_closed, changed: Notify::new() }))
+        Self(Arc::new(WatchedValue { value, is_closed, changed: Notify::new() }))
     }
 
     pub(crate) fn borrow(&self) -> RwLockReadGuard<'_, T> {
@@ -85,7 +85,7 @@ impl<T> Receiver<T> {
     pub(crate) async fn wait_for(
         &mut self,
         mut is_it: impl FnMut(&T) -> bool,
-    ) -> Result<RwLockReadGuard<'_, T>, Closed> {
+    ) -> Result<RwLockReadGuard<'_, T>, SenderClosed> {
         loop {
             let changed = self.0.changed.notified();
             orders::step();
@@ -94,7 +94,7 @@ impl<T> Receiver<T> {
                 return Ok(self.0.value.read());
             }
             if is_closed {
-                return Err(Closed);
+                return Err(SenderClosed);
             }
             changed.await;
         }

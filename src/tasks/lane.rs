@@ -33,13 +33,13 @@ pub struct Jobs {
     #[cfg(test)]
     device: u64,
     began: Instant,
-    running: Mutex<Running>,
+    running: Mutex<RunningJobs>,
     /// The first moment at which one of them is beyond its time, in milliseconds since `began`.
     first: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Running {
+struct RunningJobs {
     /// Each with the moment until which it may run.
     until: BTreeSet<(u64, u64)>,
     next: u64,
@@ -74,7 +74,7 @@ impl Jobs {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(NONE - 1)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Running)) {
+    fn change(&self, change: impl FnOnce(&mut RunningJobs)) {
         let mut running = self.running.lock();
         change(&mut running);
         let first = running.until.first().map_or(NONE, |(until, _)| *until);
@@ -104,9 +104,9 @@ pub fn step() {
 }
 
 /// Makes a job that of this thread, until it is dropped.
-struct Working;
+struct JobScope;
 
-impl Working {
+impl JobScope {
     fn on(job: Job) -> Self {
         #[cfg(test)]
         crate::simulation::jobs::on_device(job.bound.jobs.device);
@@ -115,7 +115,7 @@ impl Working {
     }
 }
 
-impl Drop for Working {
+impl Drop for JobScope {
     fn drop(&mut self) {
         let job = CURRENT.with_borrow_mut(|jobs| jobs.remove(&coroutine()));
         drop(job);
@@ -125,12 +125,12 @@ impl Drop for Working {
 /// A job that runs, until it is dropped.
 #[derive(Debug)]
 struct Job {
-    bound: Bound,
+    bound: WaitBound,
     number: u64,
 }
 
 impl Job {
-    fn begin(bound: Bound) -> Self {
+    fn begin(bound: WaitBound) -> Self {
         let (mut number, until) = (0, bound.deadline());
         bound.until.store(until, Ordering::Relaxed);
         bound.jobs.change(|running| {
@@ -164,14 +164,14 @@ impl Drop for Job {
 
 /// How long a job is waited for. What runs it and what waits for it share this.
 #[derive(Debug, Clone)]
-struct Bound {
+struct WaitBound {
     jobs: Arc<Jobs>,
     patience: Duration,
     /// Until when it may run, in milliseconds as those of `jobs`, or [`NOT_BEGUN`].
     until: Arc<AtomicU64>,
 }
 
-impl Bound {
+impl WaitBound {
     fn new(jobs: &Arc<Jobs>, patience: Duration) -> Self {
         Self { jobs: Arc::clone(jobs), patience, until: Arc::new(AtomicU64::new(NOT_BEGUN)) }
     }
@@ -214,7 +214,7 @@ impl Bound {
 pub struct Started<T> {
     name: &'static str,
     working: JoinHandle<T>,
-    bound: Option<Bound>,
+    bound: Option<WaitBound>,
 }
 
 impl<T> Started<T> {
@@ -271,7 +271,7 @@ impl Lane {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let bound = Bound::new(&self.jobs, patience);
+        let bound = WaitBound::new(&self.jobs, patience);
         let ended = bound.wait(name, pin!(self.begin(bound.clone(), work))).await?;
         ended.map_err(|source| BlockingError::Failed { name, source })
     }
@@ -282,12 +282,12 @@ impl Lane {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let bound = Bound::new(&self.jobs, self.patience);
+        let bound = WaitBound::new(&self.jobs, self.patience);
         let own = Some(bound.clone());
         if let Ok(thread) = Arc::clone(&self.threads).try_acquire_owned() {
             let working = start("lane", move || {
                 let _thread = thread;
-                let _working = Working::on(Job::begin(bound));
+                let _working = JobScope::on(Job::begin(bound));
                 work()
             });
             return Started { name, working, bound: own };
@@ -309,7 +309,7 @@ impl Lane {
 
     fn begin<T, F>(
         &self,
-        bound: Bound,
+        bound: WaitBound,
         work: F,
     ) -> impl Future<Output = Result<T, tokio::task::JoinError>> + use<T, F>
     where
@@ -322,7 +322,7 @@ impl Lane {
             let thread = threads.acquire_owned().await.ok();
             let work = move || {
                 let _thread = thread;
-                let _working = Working::on(Job::begin(bound));
+                let _working = JobScope::on(Job::begin(bound));
                 work()
             };
             start("lane", work).await
@@ -427,7 +427,7 @@ mod tests {
         held.clear();
         assert_eq!(later.ended().await.unwrap(), 3);
         let are_gone = begun.iter().all(|begins| begins.try_recv().is_err());
-        assert!(are_gone, "a job whose caller gave up is not begun");
+        assert!(are_gone, "a job is not begun after its caller gave up");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 //! shared by reference; dropping it writes what is queued.
 
 use super::form::{self, AccessRecord};
-use super::queue::{Full, Queue};
+use super::queue::{QueueFull, WriterQueue};
 use crate::config::AccessLogForm;
 use crate::metrics::Metrics;
 use prometheus::IntCounter;
@@ -19,15 +19,15 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// How long dropping the log waits for its last lines to be written.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Where the lines go.
-pub enum Sink {
+/// The destination of the lines.
+pub enum AccessLogSink {
     /// The standard output.
     Stdout,
     /// Any writer.
     Writer(Box<dyn Write + Send>),
 }
 
-impl fmt::Debug for Sink {
+impl fmt::Debug for AccessLogSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Stdout => "Stdout",
@@ -39,7 +39,7 @@ impl fmt::Debug for Sink {
 /// The access log's thread could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the access log's thread: {source}; raise the limit on threads")]
-pub struct StartError {
+pub struct AccessLogError {
     /// What the system said.
     #[from]
     source: io::Error,
@@ -48,49 +48,53 @@ pub struct StartError {
 /// Takes one record a request.
 #[derive(Debug)]
 pub struct AccessLog {
-    /// `None` where the log is off, and while it closes.
-    open: Option<Queue<Box<AccessRecord>>>,
+    /// `None` if the log is off, and while it closes.
+    open: Option<WriterQueue<Box<AccessRecord>>>,
     dropped: IntCounter,
 }
 
 impl AccessLog {
-    /// Starts the writer, or nothing where `form` is `Off`.
-    pub fn start(form: AccessLogForm, sink: Sink, metrics: &Metrics) -> Result<Self, StartError> {
+    /// Starts the writer, or nothing if `form` is `Off`.
+    pub fn start(
+        form: AccessLogForm,
+        sink: AccessLogSink,
+        metrics: &Metrics,
+    ) -> Result<Self, AccessLogError> {
         Self::with_queue(form, sink, metrics, QUEUE_RECORDS_MAX)
     }
 
     fn with_queue(
         form: AccessLogForm,
-        sink: Sink,
+        sink: AccessLogSink,
         metrics: &Metrics,
         records_max: usize,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, AccessLogError> {
         let dropped = metrics.access_log_dropped.clone();
         if form == AccessLogForm::Off {
             return Ok(Self { open: None, dropped });
         }
-        let writer = Writer {
+        let writer = AccessLogWriter {
             form,
             out: match sink {
-                Sink::Stdout => Box::new(io::stdout()),
-                Sink::Writer(writer) => writer,
+                AccessLogSink::Stdout => Box::new(io::stdout()),
+                AccessLogSink::Writer(writer) => writer,
             },
             dropped: dropped.clone(),
             is_failing: false,
         };
-        let open = Queue::start("access-log", records_max, |queue| writer.run(queue))?;
+        let open = WriterQueue::start("access-log", records_max, |queue| writer.run(queue))?;
         Ok(Self { open: Some(open), dropped })
     }
 
-    /// Whether records are written: where not, none need be made.
+    /// Whether records are written: if not, none need be made.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// Queues a record. Never blocks; counts the record as dropped where the queue is full.
+    /// Queues a record. Never blocks; counts the record as dropped if the queue is full.
     pub fn record(&self, record: Box<AccessRecord>) {
         let Some(open) = &self.open else { return };
-        if let Err(Full) = open.send(record) {
+        if let Err(QueueFull) = open.send(record) {
             self.dropped.inc();
         }
     }
@@ -104,7 +108,7 @@ impl AccessLog {
     fn end(&mut self) {
         let Some(open) = self.open.take() else { return };
         if !open.end(CLOSE_DEADLINE) {
-            tracing::warn!("access log: its reader takes nothing, the last lines are lost");
+            tracing::warn!("access log is blocked, last lines are lost");
         }
     }
 }
@@ -116,14 +120,14 @@ impl Drop for AccessLog {
 }
 
 /// The thread's half.
-struct Writer {
+struct AccessLogWriter {
     form: AccessLogForm,
     out: Box<dyn Write + Send>,
     dropped: IntCounter,
     is_failing: bool,
 }
 
-impl Writer {
+impl AccessLogWriter {
     fn run(mut self, queue: &Receiver<Box<AccessRecord>>) {
         let mut batch = Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 4);
         while let Ok(record) = queue.recv() {
@@ -144,7 +148,7 @@ impl Writer {
         match self.form {
             AccessLogForm::Json => {
                 if let Err(error) = form::json(record, batch) {
-                    tracing::error!(%error, "access log: a record could not be written as JSON");
+                    tracing::error!(%error, "cannot write access log record as JSON");
                     batch.truncate(before);
                     self.dropped.inc();
                     return 0;
@@ -162,7 +166,7 @@ impl Writer {
             Err(error) => {
                 self.dropped.inc_by(records);
                 if !std::mem::replace(&mut self.is_failing, true) {
-                    tracing::error!(%error, "access log: cannot write, records are dropped");
+                    tracing::error!(%error, "cannot write access log, records are dropped");
                 }
             }
         }
@@ -244,7 +248,7 @@ pub(super) mod tests {
     fn every_record_is_one_line_and_closing_writes_them_all() {
         let gate = Gate::default();
         let metrics = Metrics::new().unwrap();
-        let sink = Sink::Writer(Box::new(gate.clone()));
+        let sink = AccessLogSink::Writer(Box::new(gate.clone()));
         let log = AccessLog::start(AccessLogForm::Json, sink, &metrics).unwrap();
         for number in 0..1_000 {
             log.record(Box::new(record(&format!("/{number}.narinfo"))));
@@ -263,7 +267,7 @@ pub(super) mod tests {
     fn a_full_queue_drops_and_counts_and_never_blocks() {
         let gate = Gate::shut();
         let metrics = Metrics::new().unwrap();
-        let sink = Sink::Writer(Box::new(gate.clone()));
+        let sink = AccessLogSink::Writer(Box::new(gate.clone()));
         let log = AccessLog::with_queue(AccessLogForm::Combined, sink, &metrics, 4).unwrap();
         log.record(Box::new(record("/first")));
         gate.wait_until_reached();
@@ -279,7 +283,7 @@ pub(super) mod tests {
     #[test]
     fn a_broken_sink_counts_what_it_lost() {
         let metrics = Metrics::new().unwrap();
-        let sink = Sink::Writer(Box::new(Broken));
+        let sink = AccessLogSink::Writer(Box::new(Broken));
         let log = AccessLog::start(AccessLogForm::Json, sink, &metrics).unwrap();
         log.record(Box::new(record("/a")));
         log.record(Box::new(record("/b")));
@@ -290,7 +294,7 @@ pub(super) mod tests {
     #[test]
     fn an_access_log_that_is_off_takes_nothing() {
         let metrics = Metrics::new().unwrap();
-        let log = AccessLog::start(AccessLogForm::Off, Sink::Stdout, &metrics).unwrap();
+        let log = AccessLog::start(AccessLogForm::Off, AccessLogSink::Stdout, &metrics).unwrap();
         assert!(log.open.is_none());
         log.record(Box::new(record("/a")));
         assert_eq!(metrics.access_log_dropped.get(), 0);

@@ -3,8 +3,8 @@
 //! holds up nothing: lines that find its queue full are dropped and counted, and so are those that
 //! are too many of their kind (`repeats`). Panics are told in it too.
 
-use super::queue::Queue;
-use super::repeats::{Repeats, Verdict};
+use super::queue::WriterQueue;
+use super::repeats::{LineVerdict, Repeats};
 use crate::metrics::log_lines_dropped;
 use crate::sync::Mutex;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -64,8 +64,8 @@ pub enum LevelError {
     },
 }
 
-/// Libraries whose everyday lines say nothing to an operator.
-struct Quiet {
+/// Libraries with everyday lines that say nothing to an operator.
+struct QuietFilter {
     modules: &'static [&'static str],
     /// What they say unless they are asked for by name.
     most: &'static str,
@@ -74,9 +74,13 @@ struct Quiet {
 }
 
 /// The index tells its warnings, and TLS its errors: it warns of whatever a client sends.
-const QUIET: [Quiet; 2] = [
-    Quiet { modules: &["fjall", "lsm_tree"], most: "warn", quieter: &["off", "error", "warn"] },
-    Quiet { modules: &["rustls"], most: "error", quieter: &["off", "error"] },
+const QUIET: [QuietFilter; 2] = [
+    QuietFilter {
+        modules: &["fjall", "lsm_tree"],
+        most: "warn",
+        quieter: &["off", "error", "warn"],
+    },
+    QuietFilter { modules: &["rustls"], most: "error", quieter: &["off", "error"] },
 ];
 
 /// A word alone must be a level: the filter's own parser would take a misspelt one for a module.
@@ -88,7 +92,7 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
         }
     }
     let mut directives = words.join(",");
-    for Quiet { modules, most, quieter } in QUIET {
+    for QuietFilter { modules, most, quieter } in QUIET {
         let is_louder = words.iter().any(|word| !quieter.contains(&&*word.to_lowercase()));
         if is_louder && !modules.iter().any(|module| level.contains(module)) {
             for module in modules {
@@ -103,7 +107,7 @@ fn filter(level: &str) -> Result<EnvFilter, LevelError> {
 /// The diagnostic log; dropping it writes what is queued, for at most a second, and ends the
 /// writer.
 #[derive(Debug)]
-pub struct Diagnostics(Lines);
+pub struct Diagnostics(DiagnosticLines);
 
 impl Drop for Diagnostics {
     fn drop(&mut self) {
@@ -115,7 +119,7 @@ impl Drop for Diagnostics {
 /// what is returned lives.
 pub fn diagnostics(level: &str) -> Result<Diagnostics, LevelError> {
     let filter = filter(level)?;
-    let lines = Lines::start(io::stderr(), QUEUE_LINES_MAX)
+    let lines = DiagnosticLines::start(io::stderr(), QUEUE_LINES_MAX)
         .map_err(|source| LevelError::Thread { source })?;
     let colours = if io::stderr().is_terminal() { Colours::Ansi } else { Colours::None };
     let log = tracing_subscriber::registry().with(layer(&lines, colours)).with(filter);
@@ -145,37 +149,37 @@ enum Colours {
     Ansi,
 }
 
-fn layer<S>(lines: &Lines, colours: Colours) -> impl Layer<S>
+fn layer<S>(lines: &DiagnosticLines, colours: Colours) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let few = Few { repeats: Repeats::default(), lines: lines.clone() };
+    let few = RepeatFilter { repeats: Repeats::default(), lines: lines.clone() };
     let is_coloured = colours == Colours::Ansi;
     fmt::layer().with_ansi(is_coloured).with_writer(lines.clone()).with_filter(few)
 }
 
 /// Leaves out what is too much of its kind.
-struct Few {
+struct RepeatFilter {
     repeats: Repeats,
-    lines: Lines,
+    lines: DiagnosticLines,
 }
 
-impl<S> Filter<S> for Few {
+impl<S> Filter<S> for RepeatFilter {
     fn enabled(&self, _: &tracing::Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
         match self.repeats.judge(event.metadata(), Instant::now()) {
-            Verdict::Written { left_out: 0 } => true,
-            Verdict::Written { left_out } => {
+            LineVerdict::Written { left_out: 0 } => true,
+            LineVerdict::Written { left_out } => {
                 let target = event.metadata().target();
                 self.lines.put(
                     format!("{target}: {left_out} lines like the next one were left out\n").into(),
                 );
                 true
             }
-            Verdict::LeftOut => {
+            LineVerdict::LeftOut => {
                 log_lines_dropped("repeated").inc();
                 false
             }
@@ -185,11 +189,11 @@ impl<S> Filter<S> for Few {
 
 /// Takes lines and never waits; cloning shares.
 #[derive(Debug, Clone)]
-struct Lines(Arc<Mutex<Option<Queue<Vec<u8>>>>>);
+struct DiagnosticLines(Arc<Mutex<Option<WriterQueue<Vec<u8>>>>>);
 
-impl Lines {
+impl DiagnosticLines {
     fn start(out: impl Write + Send + 'static, lines_max: usize) -> io::Result<Self> {
-        let queue = Queue::start("log", lines_max, |queue| write(queue, out))?;
+        let queue = WriterQueue::start("log", lines_max, |queue| write(queue, out))?;
         Ok(Self(Arc::new(Mutex::new(Some(queue)))))
     }
 
@@ -226,7 +230,7 @@ fn write(queue: &Receiver<Vec<u8>>, mut out: impl Write) {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for DiagnosticLines {
     type Writer = &'a Self;
 
     fn make_writer(&'a self) -> Self::Writer {
@@ -235,7 +239,7 @@ impl<'a> MakeWriter<'a> for Lines {
 }
 
 /// One line is one call.
-impl Write for &Lines {
+impl Write for &DiagnosticLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.put(line.to_owned());
         Ok(line.len())
@@ -278,7 +282,7 @@ mod tests {
         }
     }
 
-    fn logs(lines: &Lines, work: impl FnOnce()) {
+    fn logs(lines: &DiagnosticLines, work: impl FnOnce()) {
         let log = tracing_subscriber::registry().with(layer(lines, Colours::None));
         tracing::subscriber::with_default(log, work);
     }
@@ -287,7 +291,7 @@ mod tests {
     #[test]
     fn a_reader_that_hangs_holds_up_nothing_that_logs() {
         let gate = Gate::shut();
-        let lines = Lines::start(gate.clone(), 4).unwrap();
+        let lines = DiagnosticLines::start(gate.clone(), 4).unwrap();
         let dropped = log_lines_dropped("full");
         let before = dropped.get();
         logs(&lines, || {
@@ -309,7 +313,7 @@ mod tests {
     #[test]
     fn what_a_client_causes_again_and_again_is_told_a_few_times() {
         let gate = Gate::default();
-        let lines = Lines::start(gate.clone(), 4096).unwrap();
+        let lines = DiagnosticLines::start(gate.clone(), 4096).unwrap();
         logs(&lines, || {
             for number in 0..1000 {
                 tracing::warn!(number, "what a client does");
@@ -334,7 +338,7 @@ mod tests {
     #[test]
     fn a_panic_waits_for_no_reader_of_the_log() {
         let gate = Gate::shut();
-        let lines = Lines::start(gate.clone(), 4).unwrap();
+        let lines = DiagnosticLines::start(gate.clone(), 4).unwrap();
         let before = panic::take_hook();
         panic::set_hook(Box::new(log_panic));
         logs(&lines, || {
@@ -361,13 +365,13 @@ mod tests {
         let (metadata, now) = (place.metadata().unwrap(), Instant::now());
         let judge = |after| repeats.judge(metadata, now + after);
         for _ in 0..LINES_MAX {
-            assert_eq!(judge(Duration::ZERO), Verdict::Written { left_out: 0 });
+            assert_eq!(judge(Duration::ZERO), LineVerdict::Written { left_out: 0 });
         }
         for _ in 0..7 {
-            assert_eq!(judge(Duration::from_secs(9)), Verdict::LeftOut);
+            assert_eq!(judge(Duration::from_secs(9)), LineVerdict::LeftOut);
         }
-        assert_eq!(judge(WHILE), Verdict::Written { left_out: 7 });
-        assert_eq!(judge(WHILE), Verdict::Written { left_out: 0 });
+        assert_eq!(judge(WHILE), LineVerdict::Written { left_out: 7 });
+        assert_eq!(judge(WHILE), LineVerdict::Written { left_out: 0 });
     }
 
     #[test]

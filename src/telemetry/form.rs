@@ -31,7 +31,7 @@ pub struct AccessRecord {
     pub referer: Option<HeaderValue>,
     /// `User-Agent`, as received.
     pub user_agent: Option<HeaderValue>,
-    /// Bytes of the request's head, where known.
+    /// Bytes of the request's head, if known.
     pub request_bytes: Option<u64>,
     /// The status of the answer.
     pub status: StatusCode,
@@ -39,15 +39,15 @@ pub struct AccessRecord {
     pub response_body_bytes: u64,
     /// How the request was answered.
     pub outcome: Outcome,
-    /// The site, where one was found.
+    /// The site, if one was found.
     pub site: Option<Arc<str>>,
-    /// The class of the path, where there is a site.
+    /// The class of the path, if there is a site.
     pub class: Option<Class>,
     /// The origin asked, or the one that the stored object came from.
     pub origin: Option<Arc<str>>,
     /// The request's id, as the client sees it.
     pub request_id: RequestId,
-    /// What TLS was used, where it was.
+    /// What TLS was used, if any.
     pub tls: Option<TlsUse>,
 }
 
@@ -61,7 +61,7 @@ pub struct TlsUse {
 }
 
 /// Appends the record as one JSON object and a line end; the names are those of the layer that
-/// Narthex replaces, where it has them. Bytes that are not UTF-8 become U+FFFD.
+/// Narthex replaces, if it has them. Bytes that are not UTF-8 become U+FFFD.
 ///
 /// Written by hand, which takes half the instructions that a serializer does: with the log on, the
 /// largest part of what a hit from memory takes outside the kernel.
@@ -69,7 +69,7 @@ pub(super) fn json(record: &AccessRecord, line: &mut Vec<u8>) -> Result<(), serd
     let elapsed = u64::try_from(record.elapsed.as_micros()).unwrap_or(u64::MAX);
     let [host, referer, agent] = [&record.host, &record.referer, &record.user_agent]
         .map(|value| value.as_ref().map(HeaderValue::as_bytes));
-    let mut object = Object { line };
+    let mut object = JsonObject { line };
     object.line.extend_from_slice(b"{\"timestamp\":\"");
     rfc3339(record.timestamp, object.line);
     object.line.push(b'"');
@@ -99,11 +99,11 @@ pub(super) fn json(record: &AccessRecord, line: &mut Vec<u8>) -> Result<(), serd
 }
 
 /// A JSON object that is being written, with a member in it.
-struct Object<'a> {
+struct JsonObject<'a> {
     line: &'a mut Vec<u8>,
 }
 
-impl Object<'_> {
+impl JsonObject<'_> {
     /// `name` is one of ours: nothing in it needs an escape.
     fn name(&mut self, name: &str) {
         self.line.extend_from_slice(b",\"");
@@ -164,7 +164,7 @@ fn quoted(bytes: &[u8], line: &mut Vec<u8>) {
     }
 }
 
-/// Path and query; the whole target where it has no path, as `*` or an authority.
+/// Path and query; the whole target if it has no path, as `*` or an authority.
 fn target(uri: &Uri) -> Cow<'_, str> {
     match uri.path_and_query() {
         Some(path) => Cow::Borrowed(path.as_str()),

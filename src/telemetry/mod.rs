@@ -7,7 +7,7 @@ mod queue;
 mod repeats;
 mod request_id;
 
-pub use access::{AccessLog, Sink, StartError};
+pub use access::{AccessLog, AccessLogError, AccessLogSink};
 pub use diagnostics::{Diagnostics, LevelError, diagnostics};
 pub use form::{AccessRecord, TlsUse};
 pub use request_id::RequestId;

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 /// Puts items into the queue.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
+pub(super) struct WriterQueue<T> {
     items: SyncSender<T>,
     ended: Mutex<Receiver<()>>,
 }
 
 /// What did not fit into the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) struct QueueFull;
 
-impl<T: Send + 'static> Queue<T> {
+impl<T: Send + 'static> WriterQueue<T> {
     /// Starts `write`, which gets what is queued until nothing can be put in any more, on a thread
     /// called `name`. At most `items_max` wait for it.
     pub(super) fn start(
@@ -37,8 +37,8 @@ impl<T: Send + 'static> Queue<T> {
     }
 
     /// Puts `item` in, if there is room; never waits.
-    pub(super) fn send(&self, item: T) -> Result<(), Full> {
-        self.items.try_send(item).map_err(|_| Full)
+    pub(super) fn send(&self, item: T) -> Result<(), QueueFull> {
+        self.items.try_send(item).map_err(|_| QueueFull)
     }
 
     /// Lets the thread write what is queued and end, for at most `deadline`; whether it did.

@@ -15,8 +15,8 @@ use tracing::{Level, Metadata};
 pub(super) const LINES_MAX: u32 = 50;
 /// See [`LINES_MAX`].
 pub(super) const WHILE: Duration = Duration::from_secs(10);
-/// Modules whose lines tell of what an operator did, each of which is written, up to a level: what
-/// they warn of may be any client's doing, but for those that no client reaches.
+/// Modules with lines on what an operator did. Each line up to the level is written: what the
+/// modules warn of above it may be any client's doing, except in those that no client reaches.
 const OPERATORS: [(&str, Level); 3] = [
     ("narthex::admin", Level::INFO),
     ("narthex::purge", Level::INFO),
@@ -25,17 +25,17 @@ const OPERATORS: [(&str, Level); 3] = [
 
 /// Counts the lines of each kind; there are no more kinds than places in the code.
 #[derive(Debug, Default)]
-pub(super) struct Repeats(Mutex<HashMap<Identifier, Kind>>);
+pub(super) struct Repeats(Mutex<HashMap<Identifier, LineCount>>);
 
 #[derive(Debug)]
-struct Kind {
+struct LineCount {
     since: Instant,
     lines: u32,
 }
 
 /// What becomes of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum LineVerdict {
     /// It is written; before it, so many of its kind were left out.
     Written { left_out: u32 },
     /// It is left out.
@@ -44,23 +44,27 @@ pub(super) enum Verdict {
 
 impl Repeats {
     /// Whether a line at the place that `metadata` names is written at `now`.
-    pub(super) fn judge(&self, metadata: &Metadata<'_>, now: Instant) -> Verdict {
+    pub(super) fn judge(&self, metadata: &Metadata<'_>, now: Instant) -> LineVerdict {
         let is_told = OPERATORS.iter().any(|(module, most)| {
             metadata.level() >= most && metadata.target().starts_with(module)
         });
         // What is below INFO was asked for by name.
         if is_told || *metadata.level() > Level::INFO {
-            return Verdict::Written { left_out: 0 };
+            return LineVerdict::Written { left_out: 0 };
         }
         let mut kinds = self.0.lock();
         let kind =
-            kinds.entry(metadata.callsite()).or_insert_with(|| Kind { since: now, lines: 0 });
+            kinds.entry(metadata.callsite()).or_insert_with(|| LineCount { since: now, lines: 0 });
         let mut left_out = 0;
         if now.saturating_duration_since(kind.since) >= WHILE {
             left_out = kind.lines.saturating_sub(LINES_MAX);
-            *kind = Kind { since: now, lines: 0 };
+            *kind = LineCount { since: now, lines: 0 };
         }
         kind.lines = kind.lines.saturating_add(1);
-        if kind.lines > LINES_MAX { Verdict::LeftOut } else { Verdict::Written { left_out } }
+        if kind.lines > LINES_MAX {
+            LineVerdict::LeftOut
+        } else {
+            LineVerdict::Written { left_out }
+        }
     }
 }

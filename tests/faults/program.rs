@@ -1,6 +1,6 @@
-//! `fault-origin`: a folder, or another origin, served over HTTP/1.1 with faults at random, for
-//! whoever wants to see what a cache or a client makes of them. Prints where it listens, and a
-//! line for each fault; ends when it is told to.
+//! `fault-origin`: a folder, or another origin, served over HTTP/1.1 with random faults, to see
+//! what a cache or a client makes of them. Prints its address, and a line for each fault; ends when
+//! it is told to.
 
 #[expect(dead_code, reason = "the scripts of the integration tests say more than a folder does")]
 mod origin;
@@ -48,7 +48,7 @@ struct Options {
 }
 
 #[tokio::main]
-#[expect(clippy::print_stderr, reason = "this is where the program says what is wrong")]
+#[expect(clippy::print_stderr, reason = "the program reports errors here")]
 async fn main() -> ExitCode {
     match run(Options::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,7 +72,7 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is where the program says where it listens")]
+#[expect(clippy::print_stdout, reason = "the program prints its address here")]
 async fn serve<S: Source>(
     address: SocketAddr,
     source: S,

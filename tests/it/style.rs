@@ -7,6 +7,7 @@ mod layers;
 mod lexer;
 mod metrics;
 mod sources;
+mod words;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

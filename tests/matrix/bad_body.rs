@@ -1,4 +1,4 @@
-//! Wrong bodies, in pieces, of NARs whose hash is known: no client may see a clean end, and a
+//! Wrong bodies, in pieces, of NARs with a known hash: no client may see a clean end, and a
 //! second later the right body is fetched.
 
 use super::cell::{CHANNELS, Channel, KINDS, Kind};

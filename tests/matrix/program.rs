@@ -6,9 +6,9 @@
 //! values, the short form those that hold each of any two, and both have some cells that are always
 //! there. A body has a bounded number of pieces (`Bounds`), at both ends and about five places
 //! between; the rest of it comes in blocks of 64 KiB. Beside the cells there are wrong bodies
-//! (`bad_body`), and bodies in very small pieces whose memory is measured (`memory`). When all have
-//! run, the edge is ended, `narthex fsck` must find nothing, each stored body is compared with the
-//! right one, and after another start each of them must be a hit (`stored`).
+//! (`bad_body`), and bodies in very small pieces with their memory measured (`memory`). When all
+//! have run, the edge is ended, `narthex fsck` must find nothing, each stored body is compared with
+//! the right one, and after another start each of them must be a hit (`stored`).
 //!
 //! Everything follows from the seed and the name of a cell, but for time: a cell that failed is
 //! played alone by `--only NAME`, in which `*` stands for any word, and `--times N`.
@@ -111,7 +111,7 @@ impl Options {
 }
 
 #[tokio::main(worker_threads = 2)]
-#[expect(clippy::print_stderr, reason = "this is where the program says what is wrong")]
+#[expect(clippy::print_stderr, reason = "the program reports errors here")]
 async fn main() -> ExitCode {
     match run_until_told(Options::parse()).await {
         Ok(0) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// Keys that were there or asked for not long ago, the oldest forgotten first.
 #[derive(Debug)]
 pub(crate) struct Ghost {
-    /// The number of each object's last addition; zero where it is not remembered.
+    /// The number of each object's last addition; zero if it is not remembered.
     stamps: Vec<u64>,
     order: VecDeque<(u32, u64, u64)>,
     additions: u64,

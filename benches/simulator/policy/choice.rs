@@ -7,7 +7,7 @@ use super::store::StoreOrder;
 use super::tiny_lfu::TinyLfu;
 use super::{Objects, OnHit, Plain, Policy};
 
-/// Objects of this charge or more need a second request where there is admission.
+/// Objects of this charge or more need a second request if there is admission.
 const ADMISSION_BYTES: u64 = 64 * 1024;
 
 /// The choice of the store, in the plain form: one use is enough for the main queue, where two are

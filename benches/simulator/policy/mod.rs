@@ -26,7 +26,7 @@ pub(crate) struct Objects {
     pub(crate) hashes: Vec<u64>,
 }
 
-/// What decides who stays.
+/// What decides which object stays.
 pub(crate) trait Policy {
     /// Notes a request; whether the object is there.
     fn hit(&mut self, object: u32) -> bool;

@@ -77,7 +77,7 @@ impl<'a> S3Fifo<'a> {
         }
     }
 
-    /// Moves the oldest to the main queue where it was used, else out.
+    /// Moves the oldest to the main queue if it was used, else out.
     fn evict_small(&mut self) {
         let Some(object) = self.small.oldest() else { return };
         let at = object as usize;

@@ -1,5 +1,5 @@
 //! W-TinyLFU (Einziger, Friedman, Manes, 2017), on bytes: an LRU window, a segmented LRU behind
-//! it, and a count-min sketch that judges who may pass from one to the other. Pure.
+//! it, and a count-min sketch that judges which object may pass from one to the other. Pure.
 
 use super::queue::{Links, Queue};
 use super::{NODE_BYTES, Objects, Policy};

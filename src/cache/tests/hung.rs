@@ -2,7 +2,7 @@
 //! turned by hand, and a disk hangs at the step that a test says.
 
 use super::{cache_on, key, meta, publish};
-use crate::cache::{Cache, ClaimUnknown, Found, Hit, PublishError, Purging, Scope};
+use crate::cache::{Cache, CachedObject, ClaimUnknown, Hit, PublishError, Purging, Scope};
 use crate::object::NarClaim;
 use crate::store::{Disks, Withhold};
 use crate::tasks::Tasks;
@@ -24,7 +24,7 @@ async fn cache_at(place: &Path) -> Cache {
     cache
 }
 
-fn spawn_small(cache: &Cache, number: usize) -> JoinHandle<Result<Found, PublishError>> {
+fn spawn_small(cache: &Cache, number: usize) -> JoinHandle<Result<CachedObject, PublishError>> {
     let (cache, ticket) = (cache.clone(), cache.ticket());
     let body = Bytes::from(vec![7; 5_000]);
     tokio::spawn(async move { cache.publish_small(ticket, meta(&key(number)), body, None).await })

@@ -3,9 +3,9 @@
 
 use super::hung::{pass_until, until};
 use super::{cache_on, key, meta};
-use crate::cache::{Cache, Found, Hit, PublishError, Purging, Scope, Stale, Ticket};
+use crate::cache::{Cache, CachedObject, FenceEpoch, Hit, PublishError, Purging, Scope, Stale};
 use crate::clock::Timestamp;
-use crate::config::Memory as MemorySettings;
+use crate::config::MemorySettings;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::object::{Key, Meta, NarClaim};
@@ -46,12 +46,16 @@ async fn put(cache: &Cache, number: usize, body: Bytes) {
     cache.publish_small(cache.ticket(), meta(&key(number)), body, None).await.unwrap();
 }
 
-fn spawn_put(cache: &Cache, meta: Meta, body: Bytes) -> JoinHandle<Result<Found, PublishError>> {
+fn spawn_put(
+    cache: &Cache,
+    meta: Meta,
+    body: Bytes,
+) -> JoinHandle<Result<CachedObject, PublishError>> {
     let (cache, ticket) = (cache.clone(), cache.ticket());
     tokio::spawn(async move { cache.publish_small(ticket, meta, body, None).await })
 }
 
-async fn found(cache: &Cache, number: usize) -> Option<Found> {
+async fn found(cache: &Cache, number: usize) -> Option<CachedObject> {
     match cache.lookup(&key(number)).await {
         Some(Hit::Memory(found) | Hit::Disk(found)) => Some(found),
         Some(Hit::Absent(_)) | None => None,
@@ -61,7 +65,7 @@ async fn found(cache: &Cache, number: usize) -> Option<Found> {
 /// The body in memory.
 fn hot(cache: &Cache, number: usize) -> Option<Bytes> {
     match cache.peek(key(number).as_str()) {
-        Some(Hit::Memory(Found::Hot(hot))) => Some(hot.body()),
+        Some(Hit::Memory(CachedObject::Hot(hot))) => Some(hot.body()),
         Some(_) | None => None,
     }
 }
@@ -190,7 +194,7 @@ async fn a_response_that_came_earlier_and_ends_later_does_not_take_the_place_of_
                 continue;
             }
             let early = cache.ticket();
-            let publish = async |ticket: Ticket, seconds, body: &Bytes| {
+            let publish = async |ticket: FenceEpoch, seconds, body: &Bytes| {
                 cache.publish_small(ticket, meta_at(1, seconds), body.clone(), None).await
             };
             publish(cache.ticket(), 2, &newer).await.unwrap();

@@ -1,12 +1,12 @@
 //! What takes the place of what: absences, responses that vary and that do not, claims.
 
 use super::{cache_on, key, meta};
-use crate::cache::{Cache, Hit, Purging, Scope, Ticket};
-use crate::config::Memory as MemorySettings;
+use crate::cache::{Cache, FenceEpoch, Hit, Purging, Scope};
+use crate::config::MemorySettings;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::nix::Class;
-use crate::object::{Key, Meta, NarClaim, Sha256, Tag, Tags, Variant};
+use crate::object::{Key, Meta, NarClaim, PurgeTags, Sha256, Tag, Variant};
 use crate::tasks::Tasks;
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -24,7 +24,7 @@ pub(super) fn page(language: Option<&str>) -> Meta {
     Meta { class: Class::Other, variant, ..meta(&key) }
 }
 
-async fn put(cache: &Cache, ticket: Ticket, meta: Meta) {
+async fn put(cache: &Cache, ticket: FenceEpoch, meta: Meta) {
     cache.publish_small(ticket, meta, BODY, None).await.unwrap();
 }
 
@@ -170,7 +170,7 @@ async fn a_claim_goes_with_its_narinfo_however_that_is_purged() {
         NarClaim { file_hash, file_size: Some(1), source: None }
     };
     let (narinfo, nar) = (key(1), Key::new("s", "/nar/x.nar.xz", None));
-    let tags = Tags::new([Tag::parse("t").unwrap()]);
+    let tags = PurgeTags::new([Tag::parse("t").unwrap()]);
     for scope in [
         Scope::Key(narinfo.clone()),
         Scope::Prefix { site: "s".to_owned(), prefix: "/1".to_owned() },

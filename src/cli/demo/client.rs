@@ -2,9 +2,9 @@
 //! the order and with the parallelism of Nix, over HTTP/1.1. Every body is verified, none is kept.
 //! One per journey, with connections of its own; no locks.
 
-use super::client_error::{ClientError, STALL_DEADLINE};
-use super::journey::{Failure, Journey, Spent, outcome_label};
-use super::progress::Progress;
+use super::client_error::{DemoClientError, STALL_DEADLINE};
+use super::journey::{Journey, JourneyFailure, RequestCost, outcome_label};
+use super::progress::JourneyBars;
 use super::verify::verify;
 use crate::nix::narinfo::{NARINFO_BYTES_MAX, NarInfo};
 use crate::nix::signature::TrustedKeys;
@@ -32,12 +32,12 @@ const NARS_AT_ONCE: usize = 16;
 /// Pieces of a body that may wait for the verifier.
 const PIECES_WAITING_MAX: usize = 16;
 
-/// The cache whose word in `Cache-Status` counts.
+/// The cache that the demo looks for in `Cache-Status`.
 const CACHE_NAME: &str = "narthex";
 
 /// A client with empty hands: it has no connection and no object yet.
 #[derive(Debug)]
-pub struct Client {
+pub struct DemoClient {
     pool: Pool<HttpConnector, Empty<Bytes>>,
     edge: SocketAddr,
     trusted: TrustedKeys,
@@ -45,14 +45,14 @@ pub struct Client {
 }
 
 /// A request that is over: what it cost and what it brought.
-struct Ended<T> {
+struct RequestResult<T> {
     path: String,
-    spent: Spent,
-    brought: Result<T, ClientError>,
+    spent: RequestCost,
+    brought: Result<T, DemoClientError>,
 }
 
-impl Client {
-    /// A client of the edge at `edge` that trusts `trusted` and nobody else.
+impl DemoClient {
+    /// A client of the edge at `edge` that trusts `trusted` and no other keys.
     pub fn new(edge: SocketAddr, trusted: TrustedKeys, tasks: Tasks) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -64,13 +64,13 @@ impl Client {
 
     /// Fetches and verifies the closure of `root`. What fails is in the journey's failures; the
     /// rest goes on.
-    pub async fn fetch_closure(&self, root: &StorePath, progress: &Progress) -> Journey {
+    pub async fn fetch_closure(&self, root: &StorePath, progress: &JourneyBars) -> Journey {
         let begun = Instant::now();
         let mut journey = Journey::default();
         let ended = self.fetch_small("/nix-cache-info".to_owned()).await;
         journey.cache_info.add(ended.spent);
         if let Err(error) = ended.brought {
-            journey.failures.push(Failure { path: ended.path, error });
+            journey.failures.push(JourneyFailure { path: ended.path, error });
         }
         let narinfos = self.fetch_narinfos(root, &mut journey, progress).await;
         self.fetch_nars(narinfos, &mut journey, progress).await;
@@ -79,8 +79,8 @@ impl Client {
     }
 
     /// The text at `path`, at most 1 MiB of it.
-    pub async fn fetch_text(&self, path: &str) -> Result<String, ClientError> {
-        let bytes = self.read_small(path, &mut Spent::default()).await?;
+    pub async fn fetch_text(&self, path: &str) -> Result<String, DemoClientError> {
+        let bytes = self.read_small(path, &mut RequestCost::default()).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -89,7 +89,7 @@ impl Client {
         &self,
         root: &StorePath,
         journey: &mut Journey,
-        progress: &Progress,
+        progress: &JourneyBars,
     ) -> Vec<NarInfo> {
         let mut known = HashSet::from([root.clone()]);
         let mut waiting = VecDeque::from([root.clone()]);
@@ -105,7 +105,7 @@ impl Client {
             let Some(ended) = in_flight.next().await else { return narinfos };
             journey.narinfo.add(ended.spent);
             match ended.brought {
-                Err(error) => journey.failures.push(Failure { path: ended.path, error }),
+                Err(error) => journey.failures.push(JourneyFailure { path: ended.path, error }),
                 Ok(info) => {
                     progress.narinfo_came(info.file_size.unwrap_or(0));
                     for reference in &info.references {
@@ -120,7 +120,12 @@ impl Client {
         }
     }
 
-    async fn fetch_nars(&self, narinfos: Vec<NarInfo>, journey: &mut Journey, progress: &Progress) {
+    async fn fetch_nars(
+        &self,
+        narinfos: Vec<NarInfo>,
+        journey: &mut Journey,
+        progress: &JourneyBars,
+    ) {
         let mut waiting = narinfos.into_iter();
         let mut in_flight = FuturesUnordered::new();
         loop {
@@ -132,58 +137,62 @@ impl Client {
             let Some(ended) = in_flight.next().await else { return };
             journey.nar.add(ended.spent);
             if let Err(error) = ended.brought {
-                journey.failures.push(Failure { path: ended.path, error });
+                journey.failures.push(JourneyFailure { path: ended.path, error });
             }
         }
     }
 
-    async fn fetch_narinfo(&self, store_path: StorePath) -> Ended<NarInfo> {
+    async fn fetch_narinfo(&self, store_path: StorePath) -> RequestResult<NarInfo> {
         let ended = self.fetch_small(format!("/{}.narinfo", store_path.hash_part())).await;
         let brought = ended.brought.and_then(|bytes| {
             let info = NarInfo::parse(&bytes)?;
             if info.store_path != store_path {
-                return Err(ClientError::OtherPath { found: info.store_path });
+                return Err(DemoClientError::OtherPath { found: info.store_path });
             }
             self.trusted.verify(&info)?;
             Ok(info)
         });
-        Ended { path: ended.path, spent: ended.spent, brought }
+        RequestResult { path: ended.path, spent: ended.spent, brought }
     }
 
     /// A small object, whole.
-    async fn fetch_small(&self, path: String) -> Ended<Bytes> {
-        let mut spent = Spent::default();
+    async fn fetch_small(&self, path: String) -> RequestResult<Bytes> {
+        let mut spent = RequestCost::default();
         let begun = Instant::now();
         let brought = self.read_small(&path, &mut spent).await;
         spent.time = begun.elapsed();
-        Ended { path, spent, brought }
+        RequestResult { path, spent, brought }
     }
 
-    async fn read_small(&self, path: &str, spent: &mut Spent) -> Result<Bytes, ClientError> {
+    async fn read_small(
+        &self,
+        path: &str,
+        spent: &mut RequestCost,
+    ) -> Result<Bytes, DemoClientError> {
         let mut body = self.ask(path, spent).await?;
         let mut bytes = Vec::new();
         while let Some(piece) = next_piece(&mut body).await? {
             spent.bytes += piece.len() as u64;
             bytes.extend_from_slice(&piece);
             if bytes.len() > NARINFO_BYTES_MAX {
-                return Err(ClientError::TooLarge);
+                return Err(DemoClientError::TooLarge);
             }
         }
         Ok(bytes.into())
     }
 
-    async fn fetch_nar(&self, info: NarInfo, progress: &Progress) -> Ended<()> {
-        let mut spent = Spent::default();
+    async fn fetch_nar(&self, info: NarInfo, progress: &JourneyBars) -> RequestResult<()> {
+        let mut spent = RequestCost::default();
         let begun = Instant::now();
         let path = format!("/{}", info.url);
         let brought = match info.nar_location() {
             Some(_) => self.read_nar(&path, info, &mut spent, progress).await,
-            None => Err(ClientError::Location { url: info.url }),
+            None => Err(DemoClientError::Location { url: info.url }),
         };
         if spent.time.is_zero() {
             spent.time = begun.elapsed();
         }
-        Ended { path, spent, brought }
+        RequestResult { path, spent, brought }
     }
 
     /// Feeds the body to a verifier on a blocking thread. The time spent ends with the last byte,
@@ -192,9 +201,9 @@ impl Client {
         &self,
         path: &str,
         info: NarInfo,
-        spent: &mut Spent,
-        progress: &Progress,
-    ) -> Result<(), ClientError> {
+        spent: &mut RequestCost,
+        progress: &JourneyBars,
+    ) -> Result<(), DemoClientError> {
         let begun = Instant::now();
         let mut body = self.ask(path, spent).await?;
         let bar = progress.nar_begins(info.store_path.name(), info.file_size.unwrap_or(0));
@@ -212,7 +221,7 @@ impl Client {
             spent.time = begun.elapsed();
             // Tells the verifier that this was all.
             drop(sender);
-            Ok::<(), ClientError>(())
+            Ok::<(), DemoClientError>(())
         };
         let judge = self.tasks.blocking("verify a nar", move || verify(&info, receiver));
         let (feeding, verdict) = tokio::join!(feed, judge);
@@ -222,29 +231,29 @@ impl Client {
     }
 
     /// Sends a GET and takes note of how it was answered; the body of a 200.
-    async fn ask(&self, path: &str, spent: &mut Spent) -> Result<Incoming, ClientError> {
+    async fn ask(&self, path: &str, spent: &mut RequestCost) -> Result<Incoming, DemoClientError> {
         let uri = format!("http://{}{path}", self.edge);
         let request = http::Request::get(uri).body(Empty::new())?;
         let answer = tokio::time::timeout(STALL_DEADLINE, self.pool.request(request))
             .await
-            .map_err(|_| ClientError::Stalled)??;
+            .map_err(|_| DemoClientError::Stalled)??;
         let status = answer.status();
         let cache_status = answer.headers().get("cache-status").and_then(|v| v.to_str().ok());
         let label = cache_status.and_then(|text| outcome_label(text, CACHE_NAME));
         spent.outcome = Some(label.unwrap_or_else(|| "no Cache-Status".to_owned()));
         if status != StatusCode::OK {
-            return Err(ClientError::Status { status });
+            return Err(DemoClientError::Status { status });
         }
         Ok(answer.into_body())
     }
 }
 
 /// The next bytes of a body; `None` at its end.
-async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
+async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, DemoClientError> {
     loop {
         let frame = tokio::time::timeout(STALL_DEADLINE, body.frame())
             .await
-            .map_err(|_| ClientError::Stalled)?;
+            .map_err(|_| DemoClientError::Stalled)?;
         match frame {
             None => return Ok(None),
             Some(frame) => {

@@ -14,7 +14,7 @@ pub(super) const STALL_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Why a request did not bring what it asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub enum DemoClientError {
     /// The path cannot be asked for.
     #[error("cannot be asked for: {source}")]
     Request {

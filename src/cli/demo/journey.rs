@@ -1,6 +1,6 @@
 //! What one client's journey through the edge cost: plain numbers, by class of request. Pure.
 
-use super::client_error::ClientError;
+use super::client_error::DemoClientError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct Journey {
     /// `nix-cache-info`.
-    pub cache_info: Cost,
+    pub cache_info: ClassCost,
     /// The narinfos.
-    pub narinfo: Cost,
+    pub narinfo: ClassCost,
     /// The NARs.
-    pub nar: Cost,
+    pub nar: ClassCost,
     /// From the first request to the last verified byte.
     pub elapsed: Duration,
     /// What did not come, or came wrong.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<JourneyFailure>,
 }
 
 /// What the requests of one class cost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cost {
+pub struct ClassCost {
     /// Requests sent.
     pub requests: u64,
     /// Body bytes received.
@@ -34,21 +34,21 @@ pub struct Cost {
 
 /// One request that failed.
 #[derive(Debug)]
-pub struct Failure {
+pub struct JourneyFailure {
     /// The path asked for.
     pub path: String,
     /// What went wrong.
-    pub error: ClientError,
+    pub error: DemoClientError,
 }
 
 /// What one request cost, whether or not it succeeded.
 #[derive(Debug, Clone, Default)]
-pub struct Spent {
+pub struct RequestCost {
     /// Body bytes received.
     pub bytes: u64,
     /// From the request to the last byte.
     pub time: Duration,
-    /// The label of the answer's `Cache-Status`; `None` where no head came.
+    /// The label of the answer's `Cache-Status`; `None` if no head came.
     pub outcome: Option<String>,
 }
 
@@ -69,9 +69,9 @@ impl Journey {
     }
 }
 
-impl Cost {
+impl ClassCost {
     /// Adds one request.
-    pub fn add(&mut self, spent: Spent) {
+    pub fn add(&mut self, spent: RequestCost) {
         self.requests += 1;
         self.bytes += spent.bytes;
         self.time += spent.time;
@@ -79,7 +79,7 @@ impl Cost {
         *self.outcomes.entry(outcome).or_default() += 1;
     }
 
-    /// The mean time of a request; zero where there was none.
+    /// The mean time of a request; zero if there was none.
     pub fn mean_time(&self) -> Duration {
         u32::try_from(self.requests)
             .ok()
@@ -89,8 +89,8 @@ impl Cost {
 }
 
 /// The label of what the nearest cache named `cache` says in `Cache-Status` (RFC 9211 section 2):
-/// its `detail` where it gives one, else `hit`, or why it went forward (`miss`, `stale`, ...).
-/// `collapsed` is added to the latter. `None` where that cache says nothing.
+/// its `detail` if it gives one, else `hit`, or why it went forward (`miss`, `stale`, ...).
+/// `collapsed` is added to the latter. `None` if that cache says nothing.
 pub fn outcome_label(cache_status: &str, cache: &str) -> Option<String> {
     // The last member is that of the cache nearest to the client.
     let members = split_unquoted(cache_status, ',');
@@ -115,7 +115,7 @@ pub fn outcome_label(cache_status: &str, cache: &str) -> Option<String> {
     Some(if is_collapsed { format!("{forward}, collapsed") } else { forward })
 }
 
-/// Splits at `separator` where it does not stand in a quoted string (RFC 8941 section 3.3.3).
+/// Splits at each `separator` outside quoted strings (RFC 8941 section 3.3.3).
 fn split_unquoted(text: &str, separator: char) -> Vec<&str> {
     let mut is_quoted = false;
     let mut is_escaped = false;
@@ -156,10 +156,10 @@ mod tests {
 
     #[test]
     fn a_cost_adds_up() {
-        let mut cost = Cost::default();
+        let mut cost = ClassCost::default();
         assert_eq!(cost.mean_time(), Duration::ZERO);
         for (millis, outcome) in [(10, Some("miss")), (20, Some("miss")), (60, None)] {
-            cost.add(Spent {
+            cost.add(RequestCost {
                 bytes: 5,
                 time: Duration::from_millis(millis),
                 outcome: outcome.map(str::to_owned),

@@ -23,11 +23,11 @@ use crate::nix::signature::{KeyError, SecretKey, TrustedKeys};
 use crate::tasks::{BlockingError, Tasks};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use client::Client;
-use client_error::ClientError;
-use progress::{Progress, Screen};
-use report::{Addresses, Leg, OriginRequests};
-use s3_origin::{S3Origin, S3OriginSettings};
+use client::DemoClient;
+use client_error::DemoClientError;
+use progress::{JourneyBars, Screen};
+use report::{Addresses, JourneyReport, OriginRequests};
+use s3_origin::{DemoS3Origin, S3OriginSettings};
 use sample::{Sample, SampleError, SampleSize};
 use std::error::Error;
 use std::future::Future;
@@ -70,7 +70,7 @@ pub struct DemoOptions {
     pub admin: SocketAddr,
     /// What happens after the two clients.
     pub afterwards: Afterwards,
-    /// Where the output goes.
+    /// The destination of the output.
     pub screen: Screen,
     /// How much the clients fetch.
     pub size: SampleSize,
@@ -107,10 +107,10 @@ pub struct EdgeSettings {
 }
 
 /// An edge that listens.
-pub struct RunningEdge {
-    /// Where it listens for clients.
+pub struct DemoEdge {
+    /// The address for clients.
     pub address: SocketAddr,
-    /// Where it listens for operators; `None` where that is switched off.
+    /// The address for operators; `None` if that is switched off.
     pub admin: Option<SocketAddr>,
     /// Stops it: resolves when its connections have ended.
     pub drain: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -187,11 +187,11 @@ pub async fn run<W, S, F>(options: DemoOptions, out: &mut W, start_edge: S) -> R
 where
     W: Write,
     S: FnOnce(EdgeSettings) -> F,
-    F: Future<Output = Result<RunningEdge, Box<dyn Error + Send + Sync>>>,
+    F: Future<Output = Result<DemoEdge, Box<dyn Error + Send + Sync>>>,
 {
     let tasks = Tasks::new();
     let stop = interruption(&tasks)?;
-    let building = Stage::build(&options, &tasks, start_edge);
+    let building = RunningDemo::build(&options, &tasks, start_edge);
     let Some(stage) = stop.run_until_cancelled(building).await else { return Ok(()) };
     let stage = stage?;
     let touring = stage.tour(&options, out);
@@ -223,16 +223,16 @@ fn interruption(tasks: &Tasks) -> Result<CancellationToken, DemoError> {
 }
 
 /// Everything that runs while clients come.
-struct Stage {
+struct RunningDemo {
     sample: Sample,
     root: NarInfo,
-    origin: S3Origin,
-    edge: RunningEdge,
+    origin: DemoS3Origin,
+    edge: DemoEdge,
     folder: TempDir,
     tasks: Tasks,
 }
 
-impl Stage {
+impl RunningDemo {
     /// Makes the sample, starts the origin and the edge.
     async fn build<S, F>(
         options: &DemoOptions,
@@ -241,7 +241,7 @@ impl Stage {
     ) -> Result<Self, DemoError>
     where
         S: FnOnce(EdgeSettings) -> F,
-        F: Future<Output = Result<RunningEdge, Box<dyn Error + Send + Sync>>>,
+        F: Future<Output = Result<DemoEdge, Box<dyn Error + Send + Sync>>>,
     {
         let (mut signing_seed, mut secret) = ([0; 32], [0; 30]);
         getrandom::fill(&mut signing_seed)?;
@@ -277,7 +277,7 @@ impl Stage {
         let screen = options.screen;
         let addresses = self.addresses();
         let unsigned = match self.ask_origin_unsigned().await {
-            Err(ClientError::Status { status }) => Some(status),
+            Err(DemoClientError::Status { status }) => Some(status),
             Ok(_) | Err(_) => None,
         };
         say(out, &report::scene(screen, &self.sample, addresses, unsigned))?;
@@ -307,15 +307,15 @@ impl Stage {
     }
 
     /// One client with empty hands fetches the closure.
-    async fn travel(&self, title: &'static str, screen: Screen) -> Leg {
+    async fn travel(&self, title: &'static str, screen: Screen) -> JourneyReport {
         let trusted = TrustedKeys::new(vec![self.sample.public_key.clone()]);
-        let client = Client::new(self.edge.address, trusted, self.tasks.clone());
+        let client = DemoClient::new(self.edge.address, trusted, self.tasks.clone());
         let before = OriginRequests::from_keys(&self.origin.requests_by_key());
         let bytes_before = self.origin.bytes_sent();
-        let progress = Progress::start(screen, title);
+        let progress = JourneyBars::start(screen, title);
         let journey = client.fetch_closure(&self.root.store_path, &progress).await;
         progress.finish();
-        Leg {
+        JourneyReport {
             title,
             journey,
             origin: OriginRequests::from_keys(&self.origin.requests_by_key()).since(before),
@@ -323,16 +323,16 @@ impl Stage {
         }
     }
 
-    async fn ask_origin_unsigned(&self) -> Result<String, ClientError> {
+    async fn ask_origin_unsigned(&self) -> Result<String, DemoClientError> {
         let nobody = TrustedKeys::default();
-        let client = Client::new(self.origin.address(), nobody, self.tasks.clone());
+        let client = DemoClient::new(self.origin.address(), nobody, self.tasks.clone());
         client.fetch_text(&format!("/{BUCKET}/nix-cache-info")).await
     }
 
-    /// The edge's metrics; empty where there are none to be had.
+    /// The edge's metrics; empty if none can be read.
     async fn read_metrics(&self) -> String {
         let Some(admin) = self.edge.admin else { return String::new() };
-        let client = Client::new(admin, TrustedKeys::default(), self.tasks.clone());
+        let client = DemoClient::new(admin, TrustedKeys::default(), self.tasks.clone());
         client.fetch_text("/metrics").await.unwrap_or_default()
     }
 
@@ -349,11 +349,15 @@ impl Stage {
     }
 }
 
-async fn start_origin(sample: &Sample, secret: &str, tasks: &Tasks) -> Result<S3Origin, DemoError> {
+async fn start_origin(
+    sample: &Sample,
+    secret: &str,
+    tasks: &Tasks,
+) -> Result<DemoS3Origin, DemoError> {
     let mut settings = S3OriginSettings::new(BUCKET, ACCESS_KEY_ID, secret);
     settings.first_byte_delay = ORIGIN_DELAY;
     settings.bytes_per_second = NonZeroU64::new(ORIGIN_BYTES_PER_SECOND);
-    let origin = S3Origin::start(settings, tasks)
+    let origin = DemoS3Origin::start(settings, tasks)
         .await
         .map_err(|source| DemoError::System { purpose: "start the private origin", source })?;
     for object in &sample.objects {

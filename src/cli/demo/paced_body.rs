@@ -19,13 +19,13 @@ const PIECE_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct PacedBody {
     rest: Bytes,
-    pace: Option<Pace>,
+    pace: Option<PiecePace>,
     bytes_sent: Arc<AtomicU64>,
 }
 
 /// How fast pieces may follow each other.
 #[derive(Debug)]
-struct Pace {
+struct PiecePace {
     bytes_per_second: NonZeroU64,
     next: Pin<Box<Sleep>>,
 }
@@ -38,7 +38,7 @@ impl PacedBody {
         bytes_per_second: Option<NonZeroU64>,
         bytes_sent: Arc<AtomicU64>,
     ) -> Self {
-        let pace = bytes_per_second.map(|bytes_per_second| Pace {
+        let pace = bytes_per_second.map(|bytes_per_second| PiecePace {
             bytes_per_second,
             next: Box::pin(tokio::time::sleep(Duration::ZERO)),
         });
@@ -78,7 +78,7 @@ impl http_body::Body for PacedBody {
     }
 }
 
-impl Pace {
+impl PiecePace {
     /// How long `bytes` take.
     fn time_of(&self, bytes: usize) -> Duration {
         let nanos = (bytes as u64).saturating_mul(1_000_000_000) / self.bytes_per_second;
@@ -119,7 +119,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_piece_takes_its_share_of_a_second() {
-        let pace = Pace {
+        let pace = PiecePace {
             bytes_per_second: NonZeroU64::new(1_000_000).unwrap(),
             next: Box::pin(tokio::time::sleep(Duration::ZERO)),
         };

@@ -1,5 +1,5 @@
-//! Progress bars of the demo's clients. They draw on standard output where that is a terminal and
-//! stay silent elsewhere: the report afterwards says it all.
+//! Progress bars of the demo's clients. They draw on standard output if that is a terminal, and
+//! stay silent otherwise: the report afterwards says it all.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::Duration;
@@ -21,13 +21,13 @@ const REDRAW: Duration = Duration::from_millis(100);
 
 /// The bars of one journey.
 #[derive(Debug)]
-pub struct Progress {
+pub struct JourneyBars {
     bars: MultiProgress,
     narinfos: ProgressBar,
     nars: ProgressBar,
 }
 
-/// Where the bars go.
+/// The destination of the bars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Screen {
     /// A terminal: bars and colours.
@@ -36,7 +36,7 @@ pub enum Screen {
     Plain,
 }
 
-impl Progress {
+impl JourneyBars {
     /// The bars of a journey called `title`.
     pub fn start(screen: Screen, title: &str) -> Self {
         let target = match screen {
@@ -73,7 +73,7 @@ impl Progress {
         bar
     }
 
-    /// `bytes` of a NAR came; `own` is the bar from [`Progress::nar_begins`].
+    /// `bytes` of a NAR came; `own` is the bar from [`JourneyBars::nar_begins`].
     pub fn nar_came(&self, own: &ProgressBar, bytes: u64) {
         own.inc(bytes);
         self.nars.inc(bytes);
@@ -85,7 +85,7 @@ impl Progress {
         self.bars.remove(own);
     }
 
-    /// The journey is over; its bars stay where they are.
+    /// The journey is over; its bars stay in place.
     pub fn finish(self) {
         self.narinfos.abandon();
         self.nars.abandon();
@@ -105,7 +105,7 @@ pub fn spinner(screen: Screen, message: &str) -> ProgressBar {
     spinner
 }
 
-/// A style from a template, with the journey's title in place of `TITLE`; indicatif's own where the
+/// A style from a template, with the journey's title in place of `TITLE`; indicatif's own if the
 /// template were wrong, which a test rules out.
 fn style(template: &str, title: &str) -> ProgressStyle {
     ProgressStyle::with_template(&template.replace("TITLE", title))
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn off_terminals_nothing_is_drawn_and_everything_is_counted() {
-        let progress = Progress::start(Screen::Plain, "cold");
+        let progress = JourneyBars::start(Screen::Plain, "cold");
         assert!(progress.bars.is_hidden());
         progress.narinfo_wanted();
         progress.narinfo_came(OWN_BAR_BYTES);

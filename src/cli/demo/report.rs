@@ -1,6 +1,6 @@
 //! What the demo says, as text: pure functions from numbers to lines.
 
-use super::journey::{Cost, Journey};
+use super::journey::{ClassCost, Journey};
 use super::progress::Screen;
 use super::sample::{BUCKET, Sample};
 use crate::nix::narinfo::NarInfo;
@@ -29,7 +29,7 @@ pub struct OriginRequests {
 
 /// A journey, and what it cost the origin.
 #[derive(Debug)]
-pub struct Leg {
+pub struct JourneyReport {
     /// `cold` or `warm`.
     pub title: &'static str,
     /// What the client saw.
@@ -51,7 +51,7 @@ pub struct Tier {
     pub bytes: u64,
 }
 
-/// Where everything listens.
+/// The addresses of all listeners.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
     /// The edge, for clients.
@@ -95,7 +95,7 @@ impl OriginRequests {
     }
 }
 
-/// What stands where, before the first client comes.
+/// The addresses of everything, before the first client comes.
 ///
 /// `unsigned` is what the origin answers to a request without a signature.
 pub fn scene(
@@ -122,7 +122,7 @@ pub fn scene(
 }
 
 /// What every class of request cost on each leg.
-pub fn costs(screen: Screen, legs: &[Leg]) -> String {
+pub fn costs(screen: Screen, legs: &[JourneyReport]) -> String {
     let mut text = format!("{}\n", heading(screen, "What it cost"));
     let header = ["", "", "requests", "bytes", "to origin", "mean time", "answered"];
     row(&mut text, header);
@@ -165,10 +165,10 @@ pub fn costs(screen: Screen, legs: &[Leg]) -> String {
 }
 
 /// What the cache did about it, in words.
-pub fn verdict(legs: &[Leg], tiers: &[Tier]) -> String {
+pub fn verdict(legs: &[JourneyReport], tiers: &[Tier]) -> String {
     let mut text = String::new();
     for leg in legs {
-        let Leg { title, origin, origin_bytes, .. } = leg;
+        let JourneyReport { title, origin, origin_bytes, .. } = leg;
         let sentence = match origin.total() {
             0 => "the origin was not asked for anything".to_owned(),
             1 => format!("the origin was asked once and sent {}", DecimalBytes(*origin_bytes)),
@@ -289,7 +289,7 @@ pub fn duration(duration: Duration) -> String {
 }
 
 /// `52 miss`, or several of them, the most frequent first.
-fn outcomes(cost: &Cost) -> String {
+fn outcomes(cost: &ClassCost) -> String {
     let mut outcomes: Vec<_> = cost.outcomes.iter().collect();
     outcomes.sort_by(|(_, one), (_, other)| other.cmp(one));
     let texts: Vec<_> = outcomes.iter().map(|(label, count)| format!("{count} {label}")).collect();
@@ -320,13 +320,13 @@ fn command(text: &mut String, title: &str, lines: &[&str]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::journey::Spent;
+    use super::super::journey::RequestCost;
     use super::*;
 
-    fn cost(requests: u64, millis: u64, outcome: &str) -> Cost {
-        let mut cost = Cost::default();
+    fn cost(requests: u64, millis: u64, outcome: &str) -> ClassCost {
+        let mut cost = ClassCost::default();
         for _ in 0..requests {
-            cost.add(Spent {
+            cost.add(RequestCost {
                 bytes: 1_500,
                 time: Duration::from_millis(millis),
                 outcome: Some(outcome.to_owned()),
@@ -335,7 +335,7 @@ mod tests {
         cost
     }
 
-    fn leg(title: &'static str, outcome: &str, origin: OriginRequests) -> Leg {
+    fn leg(title: &'static str, outcome: &str, origin: OriginRequests) -> JourneyReport {
         let journey = Journey {
             cache_info: cost(1, 20, outcome),
             narinfo: cost(52, 25, outcome),
@@ -343,7 +343,7 @@ mod tests {
             elapsed: Duration::from_millis(4_321),
             failures: Vec::new(),
         };
-        Leg { title, journey, origin, origin_bytes: origin.total() * 1_500 }
+        JourneyReport { title, journey, origin, origin_bytes: origin.total() * 1_500 }
     }
 
     #[test]

@@ -23,18 +23,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Keys in one listing, at most; what S3 allows.
 const LISTED_MAX: usize = 1000;
 
-/// Distinct keys whose requests are counted one by one; further keys count only in the sum.
+/// Keys that have their requests counted one by one; further keys count only in the sum.
 const COUNTED_KEYS_MAX: usize = 65_536;
 
 /// A bucket in memory. Cloning shares it.
 #[derive(Debug, Clone)]
-pub struct Bucket(Arc<State>);
+pub struct Bucket(Arc<BucketState>);
 
 /// What the clones of a [`Bucket`] share.
 #[derive(Debug)]
-struct State {
+struct BucketState {
     name: String,
-    objects: RwLock<BTreeMap<String, Arc<Stored>>>,
+    objects: RwLock<BTreeMap<String, Arc<BucketObject>>>,
     requests_by_key: Mutex<HashMap<String, u64>>,
     bytes_sent: Arc<AtomicU64>,
     first_byte_delay: Duration,
@@ -43,7 +43,7 @@ struct State {
 
 /// One object.
 #[derive(Debug)]
-struct Stored {
+struct BucketObject {
     bytes: Bytes,
     content_type: String,
     entity_tag: ETag,
@@ -51,7 +51,7 @@ struct Stored {
 }
 
 /// The conditional fields of a request (RFC 9110 section 13.1), as s3s parsed them.
-struct Conditions<'a> {
+struct S3Conditions<'a> {
     expected_tag: Option<&'a ETagCondition>,
     known_tag: Option<&'a ETagCondition>,
     changed_since: Option<&'a Timestamp>,
@@ -66,7 +66,7 @@ impl Bucket {
         first_byte_delay: Duration,
         bytes_per_second: Option<NonZeroU64>,
     ) -> Self {
-        Self(Arc::new(State {
+        Self(Arc::new(BucketState {
             name,
             objects: RwLock::default(),
             requests_by_key: Mutex::default(),
@@ -79,7 +79,7 @@ impl Bucket {
     /// Stores `bytes` under `key`, in place of what was there. Bodies under way go on with the
     /// old bytes.
     pub fn put(&self, key: &str, bytes: Bytes, content_type: &str) {
-        let stored = Arc::new(Stored {
+        let stored = Arc::new(BucketObject {
             entity_tag: ETag::Strong(entity_tag_value(&bytes)),
             bytes,
             content_type: content_type.to_owned(),
@@ -109,7 +109,7 @@ impl Bucket {
     }
 
     /// Counts a request, waits as long as this origin takes, and finds the object.
-    async fn open(&self, bucket: &str, key: &str) -> S3Result<Arc<Stored>> {
+    async fn open(&self, bucket: &str, key: &str) -> S3Result<Arc<BucketObject>> {
         self.count(key);
         if !self.0.first_byte_delay.is_zero() {
             tokio::time::sleep(self.0.first_byte_delay).await;
@@ -149,7 +149,7 @@ impl S3 for Bucket {
     ) -> S3Result<S3Response<GetObjectOutput>> {
         let input = request.input;
         let stored = self.open(&input.bucket, &input.key).await?;
-        stored.judge(&Conditions {
+        stored.judge(&S3Conditions {
             expected_tag: input.if_match.as_ref(),
             known_tag: input.if_none_match.as_ref(),
             changed_since: input.if_modified_since.as_ref(),
@@ -176,7 +176,7 @@ impl S3 for Bucket {
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = request.input;
         let stored = self.open(&input.bucket, &input.key).await?;
-        stored.judge(&Conditions {
+        stored.judge(&S3Conditions {
             expected_tag: input.if_match.as_ref(),
             known_tag: input.if_none_match.as_ref(),
             changed_since: input.if_modified_since.as_ref(),
@@ -232,9 +232,9 @@ impl S3 for Bucket {
     }
 }
 
-impl Stored {
+impl BucketObject {
     /// Judges the conditions in the order of RFC 9110 section 13.2.2.
-    fn judge(&self, conditions: &Conditions<'_>) -> S3Result<()> {
+    fn judge(&self, conditions: &S3Conditions<'_>) -> S3Result<()> {
         let last_modified = Timestamp::from(self.last_modified);
         let is_as_expected = match (conditions.expected_tag, conditions.unchanged_since) {
             (Some(ETagCondition::Any), _) | (None, None) => true,
@@ -299,7 +299,7 @@ fn length_field(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-fn listed((key, stored): (&String, &Arc<Stored>)) -> Object {
+fn listed((key, stored): (&String, &Arc<BucketObject>)) -> Object {
     Object {
         key: Some(key.clone()),
         size: Some(length_field(stored.bytes.len())),

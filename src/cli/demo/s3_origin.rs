@@ -39,7 +39,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 pub struct S3OriginSettings {
     /// The only bucket.
     pub bucket: String,
-    /// The only key id whose signatures count.
+    /// The only key id that is accepted in signatures.
     pub access_key_id: String,
     /// The secret that belongs to it.
     pub secret_access_key: String,
@@ -51,16 +51,16 @@ pub struct S3OriginSettings {
 
 /// A running private S3 origin, path-style, on 127.0.0.1. Dropping it stops it.
 #[derive(Debug)]
-pub struct S3Origin {
+pub struct DemoS3Origin {
     address: SocketAddr,
     bucket: Bucket,
-    counts: Arc<Counts>,
+    counts: Arc<S3OriginCounts>,
     _stop: DropGuard,
 }
 
 /// What reached the origin, refused requests included.
 #[derive(Debug, Default)]
-struct Counts {
+struct S3OriginCounts {
     requests: AtomicU64,
     refused: AtomicU64,
     connections: AtomicU64,
@@ -85,8 +85,8 @@ impl S3OriginSettings {
     }
 }
 
-impl S3Origin {
-    /// Starts an empty bucket on a free port of 127.0.0.1. Fails where none can be bound.
+impl DemoS3Origin {
+    /// Starts an empty bucket on a free port of 127.0.0.1. Fails if none can be bound.
     pub async fn start(settings: S3OriginSettings, tasks: &Tasks) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -97,7 +97,7 @@ impl S3Origin {
             access_key_id: settings.access_key_id,
             secret_access_key: SecretKey::from(settings.secret_access_key),
         });
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(S3OriginCounts::default());
         let stop = tasks.stopping().child_token();
         let doors = Doors {
             service: builder.build(),
@@ -109,7 +109,7 @@ impl S3Origin {
         Ok(Self { address, bucket, counts, _stop: stop.drop_guard() })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -177,7 +177,7 @@ impl S3Auth for OneKey {
 #[derive(Clone)]
 struct Doors {
     service: S3Service,
-    counts: Arc<Counts>,
+    counts: Arc<S3OriginCounts>,
     stop: CancellationToken,
     tasks: Tasks,
 }
@@ -253,7 +253,7 @@ pub(in crate::cli::demo) mod tests {
     const BODY: &[u8] = b"StorePath: /nix/store/demo\n";
 
     struct Scene {
-        origin: S3Origin,
+        origin: DemoS3Origin,
         client: Client<HttpConnector, Empty<Bytes>>,
         tasks: Tasks,
     }
@@ -268,7 +268,7 @@ pub(in crate::cli::demo) mod tests {
         async fn new() -> Self {
             let tasks = Tasks::new();
             let settings = S3OriginSettings::new("cache", "AKIDDEMO", "secret");
-            let origin = S3Origin::start(settings, &tasks).await.unwrap();
+            let origin = DemoS3Origin::start(settings, &tasks).await.unwrap();
             origin.put("a.narinfo", Bytes::from_static(BODY), "text/x-nix-narinfo");
             let client = Client::builder(TokioExecutor::new()).build_http();
             Self { origin, client, tasks }

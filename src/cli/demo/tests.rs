@@ -62,7 +62,7 @@ impl StandIn {
         response.into_body().collect().await.unwrap().to_bytes()
     }
 
-    async fn start(self) -> Result<RunningEdge, Box<dyn Error + Send + Sync>> {
+    async fn start(self) -> Result<DemoEdge, Box<dyn Error + Send + Sync>> {
         let listener = TcpListener::bind(self.settings.listen).await?;
         let address = listener.local_addr()?;
         let tasks = Tasks::new();
@@ -88,7 +88,7 @@ impl StandIn {
         let drain = Box::pin(async move {
             assert!(tasks.drain(DRAIN_DEADLINE).await);
         });
-        Ok(RunningEdge { address, admin: Some(address), drain })
+        Ok(DemoEdge { address, admin: Some(address), drain })
     }
 }
 

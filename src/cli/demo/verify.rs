@@ -42,7 +42,7 @@ pub enum VerifyError {
 }
 
 /// Takes the pieces of a body from `pieces` until its sender is gone, and compares them with
-/// `info`. Blocks. Returns early, dropping the receiver, where the data is damaged.
+/// `info`. Blocks. Returns early, dropping the receiver, if the data is damaged.
 pub fn verify(info: &NarInfo, mut pieces: Receiver<Bytes>) -> Result<(), VerifyError> {
     let mut file = Hasher::new();
     let mut nar = Unpacker::new(&info.compression)?;

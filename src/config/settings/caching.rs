@@ -1,11 +1,11 @@
 //! The settings of HTTP caching: `[site.caching]` and its rules by path.
 
-use super::setting::{Fallback, Kind, Setting, Shape, Table};
+use super::setting::{Fallback, Setting, SettingKind, SettingTable, Shape};
 use std::time::Duration;
 
 /// The tables, in the order of the reference.
-pub(super) const TABLES: &[Table] = &[
-    Table::new(
+pub(super) const TABLES: &[SettingTable] = &[
+    SettingTable::new(
         "site.caching",
         Shape::Once,
         "How a site of kind \"generic\" caches. What a response says about itself counts (RFC \
@@ -20,7 +20,7 @@ pub(super) const TABLES: &[Table] = &[
          and become the whole, and a body that breaks off is continued. A client never gets bytes \
          of two versions.",
     ),
-    Table::new(
+    SettingTable::new(
         "site.caching.rule",
         Shape::Repeated,
         "Other bounds for some paths; of several rules that match, the first counts.",
@@ -31,7 +31,7 @@ pub(super) const TABLES: &[Table] = &[
 pub(super) const SETTINGS: &[Setting] = &[
     Setting::new(
         "site.caching.targeted",
-        Kind::Texts,
+        SettingKind::Texts,
         Fallback::Is(r#"["CDN-Cache-Control", "Surrogate-Control"]"#),
     )
     .example(r#"["Narthex-Cache-Control", "CDN-Cache-Control"]"#)
@@ -41,7 +41,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "site.caching.request_cache_control",
-        Kind::Word(&["honour", "ignore"]),
+        SettingKind::Word(&["honour", "ignore"]),
         Fallback::Is(r#""honour""#),
     )
     .example(r#""ignore""#)
@@ -51,7 +51,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "site.caching.query",
-        Kind::Word(&["keep", "drop", "only"]),
+        SettingKind::Word(&["keep", "drop", "only"]),
         Fallback::Is(r#""keep""#),
     )
     .example(r#""drop""#)
@@ -59,20 +59,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         "What of a query is part of the key and goes to the origin: all of it, nothing, or the \
          parameters named in query_names.",
     ),
-    Setting::new("site.caching.query_names", Kind::Texts, Fallback::Is("[]"))
+    Setting::new("site.caching.query_names", SettingKind::Texts, Fallback::Is("[]"))
         .example(r#"["version", "arch"]"#)
         .doc("The parameters that query = \"only\" keeps, in the order of the request."),
-    Setting::new("site.caching.request_headers", Kind::Texts, Fallback::Is("[]"))
+    Setting::new("site.caching.request_headers", SettingKind::Texts, Fallback::Is("[]"))
         .example(r#"["X-Api-Version"]"#)
         .doc(
             "Further fields of GET and HEAD requests that go to the origin. Its answer may be \
              stored for every client, so of fields that are not usual only these do. An origin \
              that answers by one of them must say so in Vary.",
         ),
-    Setting::new("site.caching.set_headers", Kind::Texts, Fallback::Is("[]"))
+    Setting::new("site.caching.set_headers", SettingKind::Texts, Fallback::Is("[]"))
         .example(r#"["Strict-Transport-Security: max-age=31536000"]"#)
         .doc("Fields, NAME: VALUE, that every answer of the site gets, in place of its own."),
-    Setting::new("site.caching.remove_headers", Kind::Texts, Fallback::Is("[]"))
+    Setting::new("site.caching.remove_headers", SettingKind::Texts, Fallback::Is("[]"))
         .example(r#"["Server", "X-Powered-By"]"#)
         .doc("Fields that no answer of the site has."),
     ttl_default("site.caching.ttl_default"),
@@ -83,7 +83,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     stale_if_error("site.caching.stale_if_error"),
     revalidation_wait("site.caching.revalidation_wait"),
     set_cookie("site.caching.set_cookie"),
-    Setting::new("site.caching.rule.paths", Kind::Texts, Fallback::Required)
+    Setting::new("site.caching.rule.paths", SettingKind::Texts, Fallback::Required)
         .example(r#"["/channels/*", "*.iso"]"#)
         .doc("Paths that the rule is for; * stands for any characters, slashes too."),
     ttl_default("site.caching.rule.ttl_default"),
@@ -96,8 +96,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     set_cookie("site.caching.rule.set_cookie"),
 ];
 
-const LIFETIME: Kind =
-    Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 3_650) };
+const LIFETIME: SettingKind =
+    SettingKind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 3_650) };
 
 const fn ttl_default(path: &'static str) -> Setting {
     Setting::new(path, LIFETIME, Fallback::Derived("a tenth of the time since Last-Modified"))
@@ -121,7 +121,7 @@ const fn ttl_max(path: &'static str) -> Setting {
 const fn statuses(path: &'static str) -> Setting {
     Setting::new(
         path,
-        Kind::Texts,
+        SettingKind::Texts,
         Fallback::Derived("200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501"),
     )
     .example(r#"["200", "404"]"#)
@@ -130,7 +130,7 @@ const fn statuses(path: &'static str) -> Setting {
 
 const fn stale_while_revalidate(path: &'static str) -> Setting {
     Setting::new(path, LIFETIME, Fallback::Is(r#""0s""#)).example(r#""30s""#).doc(
-        "How long a stale response is still sent while it is refreshed, where it does not say so \
+        "How long a stale response is still sent while it is refreshed, if it does not say so \
          itself.",
     )
 }
@@ -139,11 +139,11 @@ const fn stale_if_error(path: &'static str) -> Setting {
     Setting::new(
         path,
         LIFETIME,
-        Fallback::Derived("1d where no origin can be asked, else what the response says"),
+        Fallback::Derived("1d if no origin can be asked, else what the response says"),
     )
     .example(r#""7d""#)
     .doc(
-        "How long a stale response takes the place of an error, where it does not say so itself \
+        "How long a stale response takes the place of an error, if it does not say so itself \
          (RFC 5861). must-revalidate, proxy-revalidate and s-maxage forbid it.",
     )
 }
@@ -151,9 +151,9 @@ const fn stale_if_error(path: &'static str) -> Setting {
 const fn revalidation_wait(path: &'static str) -> Setting {
     Setting::new(
         path,
-        Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) },
+        SettingKind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) },
         Fallback::Derived(
-            "1s where the response, the request or stale_if_error permits a stale response in \
+            "1s if the response, the request or stale_if_error permits a stale response in \
              place of an error, else 10s",
         ),
     )
@@ -166,11 +166,11 @@ const fn revalidation_wait(path: &'static str) -> Setting {
 }
 
 const fn set_cookie(path: &'static str) -> Setting {
-    Setting::new(path, Kind::Word(&["strip", "pass"]), Fallback::Is(r#""strip""#))
+    Setting::new(path, SettingKind::Word(&["strip", "pass"]), Fallback::Is(r#""strip""#))
         .example(r#""pass""#)
         .doc(
-            "What becomes of Set-Cookie in a response that may be stored. \"strip\": it is stored \
-             without; only the client whose request brought it gets it. \"pass\": it is not \
-             stored.",
+            "What becomes of Set-Cookie in a response that may be stored. \"strip\": the response \
+             is stored without it, and only the client of that request gets it. \"pass\": the \
+             response is not stored.",
         )
 }

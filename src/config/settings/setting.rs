@@ -8,8 +8,8 @@ pub struct Setting {
     /// The TOML path without positions, such as `site.origin.url`.
     pub path: &'static str,
     /// What its value may be.
-    pub kind: Kind,
-    /// What holds where it is not set.
+    pub kind: SettingKind,
+    /// What holds if it is not set.
     pub fallback: Fallback,
     /// The flag of `narthex serve`, with the dashes.
     pub flag: Option<&'static str>,
@@ -22,7 +22,7 @@ pub struct Setting {
 
 /// One table of the configuration.
 #[derive(Debug, Clone, Copy)]
-pub struct Table {
+pub struct SettingTable {
     /// The TOML path without positions.
     pub path: &'static str,
     /// How often it may stand in the file.
@@ -42,7 +42,7 @@ pub enum Shape {
     Repeated,
 }
 
-/// What holds where a key is not set.
+/// What holds if a key is not set.
 #[derive(Debug, Clone, Copy)]
 pub enum Fallback {
     /// This value, in TOML.
@@ -55,7 +55,7 @@ pub enum Fallback {
 
 /// What a value may be.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub enum SettingKind {
     /// A text.
     Text,
     /// A list of texts.
@@ -115,7 +115,7 @@ impl Setting {
         split_path(self.path).0
     }
 
-    pub(super) const fn new(path: &'static str, kind: Kind, fallback: Fallback) -> Self {
+    pub(super) const fn new(path: &'static str, kind: SettingKind, fallback: Fallback) -> Self {
         Self { path, kind, fallback, flag: None, example: "", doc: "", variable: None }
     }
 
@@ -136,7 +136,7 @@ impl Setting {
     }
 }
 
-impl Table {
+impl SettingTable {
     /// The last part of the path.
     pub fn key(&self) -> &'static str {
         split_path(self.path).1

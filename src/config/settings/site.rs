@@ -1,40 +1,40 @@
 //! The settings of a site: `[[site]]` and the tables in it.
 
-use super::setting::{Fallback, Kind, Setting, Shape, Table};
+use super::setting::{Fallback, Setting, SettingKind, SettingTable, Shape};
 use std::time::Duration;
 
 /// The tables, in the order of the reference.
-pub(super) const TABLES: &[Table] = &[
-    Table::new(
+pub(super) const TABLES: &[SettingTable] = &[
+    SettingTable::new(
         "site",
         Shape::Repeated,
-        "What is served under which host names, and from where.\n\n\
+        "What is served under which host names, and from which origins.\n\n\
          Surrogate-Key: NAME NAME ... in a response, of any kind of site, names what the object \
          belongs to, for purges by key. No client is sent it. An object keeps at most 128 names \
          of at most 1,024 bytes each. An object with more or longer names goes with every name of \
          its site that is purged.",
     ),
-    Table::new(
+    SettingTable::new(
         "site.cache_info",
         Shape::Once,
         "Fields of /nix-cache-info that this site answers in its own way. What is not set here \
          comes from the origin.",
     ),
-    Table::new(
+    SettingTable::new(
         "site.lifetimes",
         Shape::Once,
         "How long answers of origins stay fresh, by class of object. Answers with status 200 are \
-         stored, and absences, which answer 404; no other status ever is. A NAR whose bytes are \
-         proven by their hash stays fresh for good. What an origin says of an answer (s-maxage, \
-         max-age, Expires) can shorten its lifetime, never lengthen it.",
+         stored, and absences, which answer 404; no other status ever is. A NAR with bytes proven \
+         by their hash stays fresh for good. What an origin says of an answer (s-maxage, max-age, \
+         Expires) can shorten its lifetime, never lengthen it.",
     ),
-    Table::new(
+    SettingTable::new(
         "site.lifetimes.rule",
         Shape::Repeated,
         "Other lifetimes for some paths or classes of a binary cache; of several rules that match, \
          the first counts. What a rule does not say is as in [site.lifetimes].",
     ),
-    Table::new(
+    SettingTable::new(
         "site.absence_filter",
         Shape::Optional,
         "What keys the bucket of a binary cache has, so that its origin is not asked for narinfos \
@@ -61,15 +61,15 @@ pub(super) const TABLES: &[Table] = &[
          POST /api/v1/uploads?site=NAME. A notice also ends a remembered absence of any class, on \
          every site of that bucket.",
     ),
-    Table::new(
+    SettingTable::new(
         "site.origin",
         Shape::Repeated,
-        "Where objects come from. Every site has at least one.\n\n\
+        "A source of objects. Every site has at least one.\n\n\
          A NAR is asked of the origin that its narinfo came from. Another origin serves it only \
          if the FileHash proves its bytes, or in mid-body if it has the same strong entity tag \
          and length.",
     ),
-    Table::new(
+    SettingTable::new(
         "site.origin.credentials",
         Shape::Once,
         "What lets the edge in. To an http:// or https:// origin, one of: user with \
@@ -78,27 +78,27 @@ pub(super) const TABLES: &[Table] = &[
          that there is of: AWS_ACCESS_KEY_ID and its companions, a web identity, the default \
          profile, the endpoint of a container, the metadata of an EC2 instance. Secrets stand in \
          files, and are read again when these change or the origin answers 401 or 403. They go to \
-         the scheme, host and port of the origin alone, not to where it redirects.\n\n\
+         the scheme, host and port of the origin alone, not to the target of a redirect.\n\n\
          A 401 or 403 tells of the credentials, never of an object: the log names the origin and \
          the file, and so does /readyz. Every client of the edge can read what these credentials \
          let the edge read. Keys of AWS that expire are renewed in the background; if that fails, \
          the old ones serve until they expire. If a bucket refuses the time of a signature, the \
          next signatures have the time of the bucket's clock.",
     ),
-    Table::new("site.origin.timeouts", Shape::Once, "How long the origin is waited for."),
-    Table::new(
+    SettingTable::new("site.origin.timeouts", Shape::Once, "How long the origin is waited for."),
+    SettingTable::new(
         "site.origin.breaker",
         Shape::Once,
         "When an origin is left alone: requests fail at once, or go on to the next, while one \
          probe at a time looks whether it answers again.",
     ),
-    Table::new(
+    SettingTable::new(
         "site.origin.budget",
         Shape::Once,
         "What may be asked of the origin beyond what is wanted, so that an outage is not made \
          worse.",
     ),
-    Table::new(
+    SettingTable::new(
         "site.origin.prices",
         Shape::Once,
         "What the origin's operator takes, in any currency: for narthex_origin_cost_total.",
@@ -107,51 +107,55 @@ pub(super) const TABLES: &[Table] = &[
 
 /// The settings, in the order of the reference.
 pub(super) const SETTINGS: &[Setting] = &[
-    Setting::new("site.hosts", Kind::Texts, Fallback::Is("[]"))
+    Setting::new("site.hosts", SettingKind::Texts, Fallback::Is("[]"))
         .example(r#"["cache.example.org"]"#)
         .doc(
             "Host names, without a port. Without any it is the default site, which answers for \
              every host that no other site has; there is at most one.",
         ),
-    Setting::new("site.name", Kind::Text, Fallback::Derived("the first host, else \"default\""))
-        .example(r#""main""#)
-        .doc(
-            "Its name in keys, logs and metrics. Objects are stored under it: another name starts \
+    Setting::new(
+        "site.name",
+        SettingKind::Text,
+        Fallback::Derived("the first host, else \"default\""),
+    )
+    .example(r#""main""#)
+    .doc(
+        "Its name in keys, logs and metrics. Objects are stored under it: another name starts \
              with an empty cache.",
-        ),
+    ),
     Setting::new(
         "site.kind",
-        Kind::Word(&["nix-cache", "generic"]),
+        SettingKind::Word(&["nix-cache", "generic"]),
         Fallback::Is(r#""nix-cache""#),
     )
     .example(r#""generic""#)
     .doc(
-        "What the site holds: a binary cache, whose objects are known by their paths and \
-             proven, or anything else, cached as its responses say (see [site.caching]).",
+        "What the site holds: a binary cache, with objects known by their paths and proven, or \
+         anything else, cached as its responses say (see [site.caching]).",
     ),
     Setting::new(
         "site.trusted_public_keys",
-        Kind::Texts,
-        Fallback::Derived("the well-known key where every origin is cache.nixos.org, else none"),
+        SettingKind::Texts,
+        Fallback::Derived("the well-known key if every origin is cache.nixos.org, else none"),
     )
     .example(r#"["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]"#)
     .doc("Public keys, NAME:BASE64, as in Nix's trusted-public-keys."),
     Setting::new(
         "site.signatures",
-        Kind::Word(&["require", "warn", "off"]),
-        Fallback::Derived("\"require\" where keys are given or known, else \"off\""),
+        SettingKind::Word(&["require", "warn", "off"]),
+        Fallback::Derived("\"require\" if keys are given or known, else \"off\""),
     )
     .example(r#""warn""#)
     .doc(
         "What a narinfo without a good signature gets. \"require\": 502, never stored. \"warn\": \
          a log line and a count. \"off\": no check.",
     ),
-    Setting::new("site.follow_redirects_to", Kind::Texts, Fallback::Is("[]"))
+    Setting::new("site.follow_redirects_to", SettingKind::Texts, Fallback::Is("[]"))
         .example(r#"["objects.example.org"]"#)
         .doc("Hosts that a redirect of an origin may lead to. A redirect elsewhere is a fault."),
     Setting::new(
         "site.cache_info.priority",
-        Kind::Integer { min: 0, max: 1_000_000 },
+        SettingKind::Integer { min: 0, max: 1_000_000 },
         Fallback::Derived("the origin's"),
     )
     .example("30")
@@ -161,16 +165,16 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "site.cache_info.want_mass_query",
-        Kind::Boolean,
+        SettingKind::Boolean,
         Fallback::Derived("the origin's"),
     )
     .example("true")
     .doc("WantMassQuery: whether clients may ask for many paths at once."),
-    Setting::new("site.cache_info.store_dir", Kind::Text, Fallback::Derived("the origin's"))
+    Setting::new("site.cache_info.store_dir", SettingKind::Text, Fallback::Derived("the origin's"))
         .example(r#""/nix/store""#)
         .doc("StoreDir: the folder of the store that the objects were built for."),
     fresh("site.lifetimes.narinfo").doc("HASH.narinfo."),
-    fresh("site.lifetimes.nar").doc("nar/*, where no hash proves the bytes."),
+    fresh("site.lifetimes.nar").doc("nar/*, if no hash proves the bytes."),
     fresh("site.lifetimes.listing").doc("HASH.ls: the listing of a NAR."),
     fresh("site.lifetimes.log").doc("log/*: build logs."),
     fresh("site.lifetimes.debuginfo").doc("debuginfo/*."),
@@ -187,7 +191,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("site.lifetimes.fresh_min", LIFETIME, Fallback::Is(r#""0s""#))
         .example(r#""1m""#)
         .doc(
-            "An object stays fresh this long even where its origin says less, but never longer \
+            "An object stays fresh this long even if its origin says less, but never longer \
              than its lifetime. What is not to be stored, or to be confirmed each time (no-store, \
              private, no-cache), stays so.",
         ),
@@ -210,14 +214,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         ),
     Setting::new(
         "site.lifetimes.rule.paths",
-        Kind::Texts,
+        SettingKind::Texts,
         Fallback::Derived("every path of the rule's classes"),
     )
     .example(r#"["/log/*", "*.ls"]"#)
     .doc("Paths that the rule is for; * stands for any characters, slashes too."),
     Setting::new(
         "site.lifetimes.rule.classes",
-        Kind::Texts,
+        SettingKind::Texts,
         Fallback::Derived("every class at the rule's paths"),
     )
     .example(r#"["narinfo"]"#)
@@ -226,9 +230,9 @@ pub(super) const SETTINGS: &[Setting] = &[
          debuginfo, realisation, cache_info, index, other.",
     ),
     in_rule("site.lifetimes.rule.fresh", LIFETIME, "the lifetime of the class")
-        .doc("How long an object stays fresh, or less where its origin says so."),
+        .doc("How long an object stays fresh, or less if its origin says so."),
     in_rule("site.lifetimes.rule.fresh_min", LIFETIME, AS_FOR_THE_SITE)
-        .doc("How long an object stays fresh even where its origin says less."),
+        .doc("How long an object stays fresh even if its origin says less."),
     in_rule("site.lifetimes.rule.absent", ABSENCE, AS_FOR_THE_SITE)
         .doc("How long an absence (404) is remembered; 0s: not at all."),
     in_rule("site.lifetimes.rule.stale_while_revalidate", LIFETIME, AS_FOR_THE_SITE)
@@ -237,32 +241,32 @@ pub(super) const SETTINGS: &[Setting] = &[
         .doc("How long a stale object still serves while no origin gives a usable answer."),
     in_rule("site.lifetimes.rule.revalidation_wait", WAIT_FOR_WORD, AS_FOR_THE_SITE)
         .doc("How long a request waits for an origin to confirm a stale object."),
-    Setting::new("site.absence_filter.file", Kind::Path, Fallback::Required)
+    Setting::new("site.absence_filter.file", SettingKind::Path, Fallback::Required)
         .example(r#""/var/lib/narthex/main.filter""#)
         .doc(
-            "The filter. It is read at the start and, where it has changed, at a reload; without a \
+            "The filter. It is read at the start and, if it has changed, at a reload; without a \
              good one the edge works and asks its origin.",
         ),
     Setting::new(
         "site.absence_filter.journal",
-        Kind::Path,
+        SettingKind::Path,
         Fallback::Derived("the file's name with .uploads behind it"),
     )
     .example(r#""/var/lib/narthex/main.filter.uploads""#)
-    .doc("Where uploads are noted that the file does not know. Of this site and process alone."),
+    .doc("The file for uploads that the filter does not know. Of this site and process alone."),
     Setting::new(
         "site.absence_filter.bucket",
-        Kind::Text,
+        SettingKind::Text,
         Fallback::Derived("the bucket of the site's s3:// origins"),
     )
     .example(r#""nix-cache""#)
     .doc(
-        "The bucket, as notices and inventories name it; needed where the origin is no s3:// URL, \
+        "The bucket, as notices and inventories name it; needed if the origin is no s3:// URL, \
          or one of an access point.",
     ),
     Setting::new(
         "site.absence_filter.feed_timeout",
-        Kind::Duration { min: Duration::from_secs(1), max: Duration::from_hours(24) },
+        SettingKind::Duration { min: Duration::from_secs(1), max: Duration::from_hours(24) },
         Fallback::Is(r#""5m""#),
     )
     .example(r#""10m""#)
@@ -272,7 +276,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "site.absence_filter.feed_retention",
-        Kind::Duration { min: Duration::from_secs(1), max: Duration::from_hours(24 * 30) },
+        SettingKind::Duration { min: Duration::from_secs(1), max: Duration::from_hours(24 * 30) },
         Fallback::Is(r#""1d""#),
     )
     .example(r#""6h""#)
@@ -284,7 +288,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "site.absence_filter.uploads_max",
-        Kind::Integer { min: 1, max: 100_000_000 },
+        SettingKind::Integer { min: 1, max: 100_000_000 },
         Fallback::Is("5_000_000"),
     )
     .example("1_000_000")
@@ -292,61 +296,70 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Uploads that are noted at most, at 24 bytes of memory and 32 of disk each. Beyond, \
          notices are refused and the filter steps aside until a newer file is loaded.",
     ),
-    Setting::new("site.origin.url", Kind::Text, Fallback::Required)
+    Setting::new("site.origin.url", SettingKind::Text, Fallback::Required)
         .flag("--origin")
         .named("NARTHEX_ORIGIN")
         .example(r#""https://cache.nixos.org""#)
         .doc(
-            "s3://BUCKET?region=REGION in Nix's form, with endpoint=, profile= and scheme= where \
+            "s3://BUCKET?region=REGION in Nix's form, with endpoint=, profile= and scheme= if \
              needed; https://HOST; http://HOST:PORT (another Narthex too); or file:///FOLDER as \
              nix copy --to file:// writes it. The flag and the variable replace all sites by one \
              default site with this one origin.",
         ),
     Setting::new(
         "site.origin.name",
-        Kind::Text,
+        SettingKind::Text,
         Fallback::Derived("the host, bucket or folder of the URL"),
     )
     .example(r#""upstream""#)
     .doc("Its name in logs and metrics."),
     Setting::new(
         "site.origin.priority",
-        Kind::Integer { min: 0, max: 1_000_000 },
+        SettingKind::Integer { min: 0, max: 1_000_000 },
         Fallback::Is("10"),
     )
     .example("20")
     .doc("Lower is asked first; among equals, those with a weight, then the order of the file."),
-    Setting::new("site.origin.weight", Kind::Integer { min: 0, max: 1_000 }, Fallback::Is("0"))
-        .example("3")
-        .doc(
-            "Its share of the paths among the origins of its priority that have a weight: which \
+    Setting::new(
+        "site.origin.weight",
+        SettingKind::Integer { min: 0, max: 1_000 },
+        Fallback::Is("0"),
+    )
+    .example("3")
+    .doc(
+        "Its share of the paths among the origins of its priority that have a weight: which \
              one is asked first goes by the path, so that each path has its own. 0: it is asked \
              after those, in the order of the file.",
-        ),
-    Setting::new("site.origin.absence", Kind::Word(&["next", "final"]), Fallback::Is(r#""next""#))
-        .example(r#""final""#)
-        .doc(
-            "Where this origin has no such object: \"next\" asks the next one, \"final\" asks none \
+    ),
+    Setting::new(
+        "site.origin.absence",
+        SettingKind::Word(&["next", "final"]),
+        Fallback::Is(r#""next""#),
+    )
+    .example(r#""final""#)
+    .doc(
+        "If this origin has no such object: \"next\" asks the next one, \"final\" asks none \
          behind it. A failure always goes on to the next.",
-        ),
-    Setting::new("site.origin.requester_pays", Kind::Boolean, Fallback::Is("false"))
+    ),
+    Setting::new("site.origin.requester_pays", SettingKind::Boolean, Fallback::Is("false"))
         .example("true")
         .doc("Whether x-amz-request-payer is sent, so that a requester-pays bucket answers."),
     Setting::new(
         "site.origin.addressing",
-        Kind::Word(&["path", "virtual-host"]),
+        SettingKind::Word(&["path", "virtual-host"]),
         Fallback::Derived(
-            "\"path\" where the URL names an endpoint or the bucket's name has a dot, else \
+            "\"path\" if the URL names an endpoint or the bucket's name has a dot, else \
              \"virtual-host\"",
         ),
     )
     .example(r#""virtual-host""#)
     .doc(
-        "Where the bucket's name goes: https://ENDPOINT/BUCKET/KEY or https://BUCKET.ENDPOINT/KEY.",
+        "The place of the bucket's name: https://ENDPOINT/BUCKET/KEY or \
+         https://BUCKET.ENDPOINT/KEY.",
     ),
     Setting::new(
         "site.origin.http_version",
-        Kind::Word(&["auto", "1.1", "2"]),
+        SettingKind::Word(&["auto", "1.1", "2"]),
         Fallback::Is(r#""auto""#),
     )
     .example(r#""1.1""#)
@@ -355,12 +368,16 @@ pub(super) const SETTINGS: &[Setting] = &[
          1.1. \"2\": HTTP/2 alone, over http without negotiation. Hosts that a redirect leads to \
          choose by themselves.",
     ),
-    Setting::new("site.origin.ca_file", Kind::Path, Fallback::Derived("the system's authorities"))
-        .example(r#""/etc/narthex/tls/private-ca.pem""#)
-        .doc("PEM file of certificate authorities to trust for this origin."),
+    Setting::new(
+        "site.origin.ca_file",
+        SettingKind::Path,
+        Fallback::Derived("the system's authorities"),
+    )
+    .example(r#""/etc/narthex/tls/private-ca.pem""#)
+    .doc("PEM file of certificate authorities to trust for this origin."),
     Setting::new(
         "site.origin.trusted_public_keys",
-        Kind::Texts,
+        SettingKind::Texts,
         Fallback::Derived("those of the site, else the well-known key of cache.nixos.org"),
     )
     .example(r#"["cache.office.example-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]"#)
@@ -380,7 +397,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         "site.origin.connections_max",
-        Kind::Integer { min: 1, max: 100_000 },
+        SettingKind::Integer { min: 1, max: 100_000 },
         Fallback::Is("200"),
     )
     .example("500")
@@ -392,33 +409,37 @@ pub(super) const SETTINGS: &[Setting] = &[
          its own client. A client is an address, so all that come through one load balancer count \
          as one.",
     ),
-    Setting::new("site.origin.credentials.profile", Kind::Text, Fallback::Derived("no profile"))
-        .example(r#""nix-cache""#)
-        .doc("A section of the shared AWS credentials and config files; also profile= in the URL."),
+    Setting::new(
+        "site.origin.credentials.profile",
+        SettingKind::Text,
+        Fallback::Derived("no profile"),
+    )
+    .example(r#""nix-cache""#)
+    .doc("A section of the shared AWS credentials and config files; also profile= in the URL."),
     Setting::new(
         "site.origin.credentials.access_key_id_file",
-        Kind::Path,
+        SettingKind::Path,
         Fallback::Derived("no key files"),
     )
     .example(r#""/run/credentials/narthex.service/access-key-id""#)
     .doc("File of the access key's id. Key files are read again when the origin refuses them."),
     Setting::new(
         "site.origin.credentials.secret_access_key_file",
-        Kind::Path,
+        SettingKind::Path,
         Fallback::Derived("no key files"),
     )
     .example(r#""/run/credentials/narthex.service/secret-access-key""#)
     .doc("File of the secret access key; belongs with access_key_id_file."),
     Setting::new(
         "site.origin.credentials.session_token_file",
-        Kind::Path,
+        SettingKind::Path,
         Fallback::Derived("no session token"),
     )
     .example(r#""/run/credentials/narthex.service/session-token""#)
-    .doc("File of the session token, where the keys are temporary."),
+    .doc("File of the session token, if the keys are temporary."),
     Setting::new(
         "site.origin.credentials.source",
-        Kind::Word(&["environment", "web-identity", "container", "instance"]),
+        SettingKind::Word(&["environment", "web-identity", "container", "instance"]),
         Fallback::Derived("each of them, and the default profile, in this order"),
     )
     .example(r#""instance""#)
@@ -427,10 +448,10 @@ pub(super) const SETTINGS: &[Setting] = &[
          AWS_ROLE_ARN by AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_FULL_URI (ECS, EKS \
          pod identity), or the metadata of an EC2 instance (IMDSv2).",
     ),
-    Setting::new("site.origin.credentials.anonymous", Kind::Boolean, Fallback::Is("false"))
+    Setting::new("site.origin.credentials.anonymous", SettingKind::Boolean, Fallback::Is("false"))
         .example("true")
         .doc("Whether requests go unsigned: for a public bucket."),
-    Setting::new("site.origin.credentials.user", Kind::Text, Fallback::Derived("no user"))
+    Setting::new("site.origin.credentials.user", SettingKind::Text, Fallback::Derived("no user"))
         .example(r#""edge""#)
         .doc("The user's name of an HTTP origin that wants one; belongs with password_file."),
     secret("site.origin.credentials.password_file", r#""/run/credentials/narthex.service/office""#)
@@ -448,9 +469,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         ),
     secret("site.origin.credentials.client_key_file", r#""/etc/narthex/tls/client-key.pem""#)
         .doc("PEM private key of that certificate."),
-    Setting::new("site.origin.credentials.plain_http", Kind::Boolean, Fallback::Is("false"))
+    Setting::new("site.origin.credentials.plain_http", SettingKind::Boolean, Fallback::Is("false"))
         .example("true")
-        .doc("Whether a password or token may go to an http:// origin, where anybody can read it."),
+        .doc(
+            "Whether a password or token may go to an http:// origin, although others can read \
+             it.",
+        ),
     Setting::new("site.origin.timeouts.connect", WAIT, Fallback::Is(r#""5s""#))
         .example(r#""2s""#)
         .doc("Until a connection stands, TLS included."),
@@ -468,7 +492,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         ),
     Setting::new(
         "site.origin.breaker.failures",
-        Kind::Integer { min: 0, max: 10_000 },
+        SettingKind::Integer { min: 0, max: 10_000 },
         Fallback::Is("10"),
     )
     .example("20")
@@ -476,8 +500,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Failures in a row until the origin is probed, and left alone if the probe fails too, or \
          as many more requests: no connection, which counts twice, a connection that broke, no \
          answer in time, 500, 502, 503, 504. One that took a second or longer counts three more. \
-         No probe comes first where the last one did, nor where nothing but a probe was answered \
-         since the origin was last in doubt. 0: never.",
+         No probe comes first if the last failure was a slow one, nor if the origin answered only \
+         a probe since it was last in doubt. 0: never.",
     ),
     Setting::new("site.origin.breaker.open_max", WAIT, Fallback::Is(r#""10s""#))
         .example(r#""30s""#)
@@ -489,7 +513,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         ),
     Setting::new(
         "site.origin.breaker.probe_idle",
-        Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24) },
+        SettingKind::Duration { min: Duration::ZERO, max: Duration::from_hours(24) },
         Fallback::Is(r#""0s""#),
     )
     .example(r#""30s""#)
@@ -503,49 +527,52 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new("site.origin.budget.hedges", PERCENT, Fallback::Is("5")).example("0").doc(
         "Second requests for narinfos and nix-cache-info, in percent of the requests for them: \
-         sent where the first has no answer after nearly all others had theirs; 0: none.",
+         sent if the first has no answer after nearly all others had theirs; 0: none.",
     ),
-    Setting::new("site.origin.prices.thousand_gets", Kind::Price, Fallback::Is("0"))
+    Setting::new("site.origin.prices.thousand_gets", SettingKind::Price, Fallback::Is("0"))
         .example("0.0004")
         .doc("Of a thousand GET requests."),
-    Setting::new("site.origin.prices.thousand_heads", Kind::Price, Fallback::Is("0"))
+    Setting::new("site.origin.prices.thousand_heads", SettingKind::Price, Fallback::Is("0"))
         .example("0.0004")
         .doc("Of a thousand HEAD requests."),
-    Setting::new("site.origin.prices.gib", Kind::Price, Fallback::Is("0"))
+    Setting::new("site.origin.prices.gib", SettingKind::Price, Fallback::Is("0"))
         .example("0.09")
         .doc("Of a GiB of bodies received."),
 ];
 
 /// A share of the requests.
-const PERCENT: Kind = Kind::Integer { min: 0, max: 100 };
+const PERCENT: SettingKind = SettingKind::Integer { min: 0, max: 100 };
 
 /// A lifetime: zero asks the origin each time; at most ten years.
-const LIFETIME: Kind =
-    Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 3_650) };
+const LIFETIME: SettingKind =
+    SettingKind::Duration { min: Duration::ZERO, max: Duration::from_hours(24 * 3_650) };
 
 /// A wait for the word of an origin on what is stored: zero does not wait.
-const WAIT_FOR_WORD: Kind = Kind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) };
+const WAIT_FOR_WORD: SettingKind =
+    SettingKind::Duration { min: Duration::ZERO, max: Duration::from_hours(1) };
 
 /// An absence: a client keeps a wrong one for an hour.
-const ABSENCE: Kind = Kind::Duration { min: Duration::ZERO, max: Duration::from_mins(1) };
+const ABSENCE: SettingKind =
+    SettingKind::Duration { min: Duration::ZERO, max: Duration::from_mins(1) };
 
 const AS_FOR_THE_SITE: &str = "that of [site.lifetimes]";
 
 /// A wait on an origin: never zero, at most an hour.
-const WAIT: Kind = Kind::Duration { min: Duration::from_millis(10), max: Duration::from_hours(1) };
+const WAIT: SettingKind =
+    SettingKind::Duration { min: Duration::from_millis(10), max: Duration::from_hours(1) };
 
 const fn fresh(path: &'static str) -> Setting {
     Setting::new(path, LIFETIME, Fallback::Is(r#""1d""#)).example(r#""12h""#)
 }
 
 const fn objects(path: &'static str, example: &'static str) -> Setting {
-    Setting::new(path, Kind::Texts, Fallback::Is("[]")).example(example)
+    Setting::new(path, SettingKind::Texts, Fallback::Is("[]")).example(example)
 }
 
 const fn secret(path: &'static str, example: &'static str) -> Setting {
-    Setting::new(path, Kind::Path, Fallback::Derived("none")).example(example)
+    Setting::new(path, SettingKind::Path, Fallback::Derived("none")).example(example)
 }
 
-const fn in_rule(path: &'static str, kind: Kind, otherwise: &'static str) -> Setting {
+const fn in_rule(path: &'static str, kind: SettingKind, otherwise: &'static str) -> Setting {
     Setting::new(path, kind, Fallback::Derived(otherwise)).example(r#""30s""#)
 }

@@ -1,7 +1,7 @@
 //! The files of `config/`: the reference equals the definitions, the examples are without fault.
 
+use super::super::{ConfigReadError, Sources};
 use super::super::{Login, OriginUrl, S3Credentials, Signatures, load, read_file, reference};
-use super::super::{ReadError, Sources};
 use super::{config, home};
 use std::path::{Path, PathBuf};
 
@@ -153,11 +153,11 @@ fn a_file_that_cannot_be_read_is_told_by_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.toml");
     let missing = read_file(&path).unwrap_err();
-    assert!(matches!(missing, ReadError::Missing { .. }));
+    assert!(matches!(missing, ConfigReadError::Missing { .. }));
     assert!(missing.to_string().contains("none.toml: there is no such file"));
-    assert!(matches!(read_file(folder.path()), Err(ReadError::Unreadable { .. })));
+    assert!(matches!(read_file(folder.path()), Err(ConfigReadError::Unreadable { .. })));
     std::fs::write(&path, b"a = 1\n\xff\n").unwrap();
-    assert!(matches!(read_file(&path), Err(ReadError::NotText { line: 2, .. })));
+    assert!(matches!(read_file(&path), Err(ConfigReadError::NotText { line: 2, .. })));
     std::fs::File::create(&path).unwrap().set_len(5 << 20).unwrap();
-    assert!(matches!(read_file(&path), Err(ReadError::TooLarge { .. })));
+    assert!(matches!(read_file(&path), Err(ConfigReadError::TooLarge { .. })));
 }

@@ -2,7 +2,8 @@
 
 use super::super::settings::{Fallback, settings};
 use super::super::{
-    AccessLogForm, OriginUrl, Overrides, S3, S3Addressing, S3Credentials, Signatures, Sources, load,
+    AccessLogForm, FlagOverrides, OriginUrl, S3, S3Addressing, S3Credentials, Signatures, Sources,
+    load,
 };
 use super::{config, home, warnings};
 use crate::nix::Class;
@@ -10,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 use toml::{Table, Value};
 
-/// A site whose origin takes every setting, and TLS.
+/// A site with an origin that takes every setting, and TLS.
 const BASE: &str = r#"
 [[server.tls.certificates]]
 certificate = "base.pem"
@@ -256,7 +257,7 @@ fn each_origin_has_its_own_keys_else_those_of_the_site_or_those_that_are_known()
 
 #[test]
 fn every_flag_does_what_its_key_does() {
-    let flags = Overrides {
+    let flags = FlagOverrides {
         listen: vec!["[::1]:81".into(), "127.0.0.1:81".into()],
         admin: Some("[::1]:82".into()),
         origin: Some("file:///srv".into()),

@@ -1,7 +1,7 @@
 //! What is wrong is told: all of it, where, and what to write instead.
 
 use super::super::settings::{settings, tables};
-use super::super::{Overrides, Place, Sources, load};
+use super::super::{FlagOverrides, SourcePlace, Sources, load};
 use super::{home, load_text, problem, problems, warnings};
 use proptest::prelude::{Just, Strategy, prop_oneof, proptest};
 use proptest::sample::select;
@@ -55,7 +55,7 @@ fn a_text_that_is_not_toml_is_told_with_line_and_column() {
     let problems = load_text("[server]\nhttp2 = = true\n[disk\n").unwrap_err();
     let first = &problems.0[0];
     assert_eq!(first.line(), Some(2));
-    assert!(matches!(first.place, Place::File { column: Some(9), .. }), "{first:?}");
+    assert!(matches!(first.place, SourcePlace::File { column: Some(9), .. }), "{first:?}");
     assert!(first.to_string().starts_with("config.toml:2:9: this is not TOML: "), "{first}");
     assert!(problems.0.iter().any(|problem| problem.line() == Some(3)), "{problems}");
     assert!(problem("a = 1\na = 2").contains("duplicate key"));
@@ -259,7 +259,7 @@ fn no_home_folder_is_told_only_where_one_is_needed() {
     let nowhere = Sources::default();
     let problems = load(&nowhere).unwrap_err().to_string();
     assert!(problems.starts_with("default: disk.path: is not set"), "{problems}");
-    let flags = Overrides { disk_size: vec!["0".into()], ..Overrides::default() };
+    let flags = FlagOverrides { disk_size: vec!["0".into()], ..FlagOverrides::default() };
     assert!(load(&Sources { flags, ..nowhere }).is_ok());
 }
 

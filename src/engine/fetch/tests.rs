@@ -12,11 +12,11 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::object::Key;
 use crate::origin::Origins;
-use crate::policy::request::Upstream;
+use crate::policy::request::OriginUse;
 use crate::rfc::CdnLoop;
 use crate::store::Disks;
 use crate::tasks::Tasks;
-use crate::telemetry::{AccessLog, Sink};
+use crate::telemetry::{AccessLog, AccessLogSink};
 use http::{HeaderMap, StatusCode};
 use std::path::Path as FilePath;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ async fn engine(folder: &FilePath) -> Arc<Engine> {
     let trusted = SiteKeys::of(&site).unwrap();
     let upstream = crate::fill::SiteOrigins { site, origins: origins.unwrap(), trusted };
     let site = ServedSite::new(Arc::new(upstream), None, Ports::default(), metrics.clone());
-    let log = AccessLog::start(config.log.access, Sink::Stdout, &metrics).unwrap();
+    let log = AccessLog::start(config.log.access, AccessLogSink::Stdout, &metrics).unwrap();
     let fills = Fills::new(cache.clone(), clock.clone(), metrics.clone(), tasks, &limits);
     Arc::new(Engine::new(EngineParts {
         sites: Sites::new(vec![site]),
@@ -79,7 +79,7 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let key = Key::new(site.key_space(), PATH, None);
     let target = ObjectTarget { key, path: PATH.into(), query: None, class: Class::Nar };
     let (passed, method) = (CdnLoop::default(), ReadMethod::Get);
-    let routed = RoutedRequest { site, passed, target, method, upstream: Upstream::MayBeAsked };
+    let routed = RoutedRequest { site, passed, target, method, upstream: OriginUse::MayBeAsked };
     let wanted = routed.wanted(&engine.instance, Asker::at(peer.ip()));
     let (_, flight) = engine.fills.join(wanted.clone(), None, None).unwrap();
     assert!(matches!(flight.outcome().await, FillOutcome::Passing));

@@ -2,7 +2,7 @@
 //! fields that say how the answer came about. Pure, except for the bodies.
 
 use super::request::GenericRequest;
-use crate::cache::Found;
+use crate::cache::CachedObject;
 use crate::engine::answer::ClientAnswer;
 use crate::engine::body::{AnswerBody, BodyContent};
 use crate::engine::body_source::BodySource;
@@ -13,10 +13,10 @@ use crate::fill::{FlightReader, PartReader, PassThroughBody};
 use crate::object::Meta;
 use crate::outcome::Outcome;
 use crate::policy::generic::fields;
-use crate::policy::generic::selection::{Selection, Several, select};
+use crate::policy::generic::selection::{GenericSelection, Several, select};
 use crate::policy::request::ReadMethod;
 use crate::rfc::ContentRange;
-use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, Forward};
+use crate::rfc::cache_status::{CACHE_STATUS, CacheStatus, ForwardReason};
 use crate::rfc::range::ByteSpan;
 use crate::store::{Growing, StoredBody};
 use bytes::Bytes;
@@ -47,10 +47,10 @@ pub(super) enum StoredPart {
 
 /// The source of the bytes of a response.
 enum ResponseContent<'f> {
-    Found(&'f Found),
+    Found(&'f CachedObject),
     Growing(Growing, &'f FlightReader),
     Passing(Box<PassThroughBody>),
-    Part(Box<PartReader>, Selection),
+    Part(Box<PartReader>, GenericSelection),
     /// None: no byte is sent.
     Nothing,
 }
@@ -61,7 +61,11 @@ fn is_bodiless(status: StatusCode) -> bool {
 }
 
 /// The answer with a stored response.
-pub(super) fn found(request: &GenericRequest<'_>, found: &Found, outcome: Outcome) -> ClientAnswer {
+pub(super) fn found(
+    request: &GenericRequest<'_>,
+    found: &CachedObject,
+    outcome: Outcome,
+) -> ClientAnswer {
     Delivery::of(request, &found.meta(), Some(found.length()), outcome).found(found)
 }
 
@@ -89,7 +93,7 @@ impl<'a> Delivery<'a> {
 
 impl Delivery<'_> {
     /// A stored response.
-    fn found(self, found: &Found) -> ClientAnswer {
+    fn found(self, found: &CachedObject) -> ClientAnswer {
         self.answer(ResponseContent::Found(found))
     }
 
@@ -110,7 +114,7 @@ impl Delivery<'_> {
     }
 
     /// The selected range of a response that is stored in part.
-    pub(super) fn part(self, reader: PartReader, selected: Selection) -> ClientAnswer {
+    pub(super) fn part(self, reader: PartReader, selected: GenericSelection) -> ClientAnswer {
         self.answer(ResponseContent::Part(Box::new(reader), selected))
     }
 
@@ -138,26 +142,26 @@ impl Delivery<'_> {
     fn answer(self, content: ResponseContent<'_>) -> ClientAnswer {
         let mut headers = self.head();
         let (status, first, sent) = match self.selection(&content) {
-            Selection::Whole => (self.meta.status, 0, self.length),
-            Selection::Part(span) => {
+            GenericSelection::Whole => (self.meta.status, 0, self.length),
+            GenericSelection::Part(span) => {
                 let content_range = ContentRange::Part { span, length: self.length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
                 (StatusCode::PARTIAL_CONTENT, span.first, Some(span.length()))
             }
-            Selection::Parts(spans) => match (&content, self.multipart(&content, &spans)) {
+            GenericSelection::Parts(spans) => match (&content, self.multipart(&content, &spans)) {
                 (ResponseContent::Found(_), Some(made)) => return self.several(headers, made),
                 _ => (self.meta.status, 0, self.length),
             },
-            Selection::NotModified => {
+            GenericSelection::NotModified => {
                 trim(&mut headers);
                 return self.made_of(StatusCode::NOT_MODIFIED, headers, AnswerBody::empty());
             }
-            Selection::PreconditionFailed => {
+            GenericSelection::PreconditionFailed => {
                 trim(&mut headers);
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
                 return self.made_of(StatusCode::PRECONDITION_FAILED, headers, AnswerBody::empty());
             }
-            Selection::Unsatisfiable { length } => {
+            GenericSelection::Unsatisfiable { length } => {
                 trim(&mut headers);
                 let content_range = ContentRange::Unsatisfied { length };
                 headers.insert(header::CONTENT_RANGE, content_range.to_header_value());
@@ -182,7 +186,7 @@ impl Delivery<'_> {
         self.made_of(status, headers, body)
     }
 
-    fn selection(&self, content: &ResponseContent<'_>) -> Selection {
+    fn selection(&self, content: &ResponseContent<'_>) -> GenericSelection {
         if let ResponseContent::Part(_, selected) = content {
             return selected.clone();
         }
@@ -190,10 +194,10 @@ impl Delivery<'_> {
         let method = match parts.method {
             Method::HEAD => ReadMethod::Head,
             Method::GET => ReadMethod::Get,
-            _ => return Selection::Whole,
+            _ => return GenericSelection::Whole,
         };
         if self.meta.status != StatusCode::OK {
-            return Selection::Whole;
+            return GenericSelection::Whole;
         }
         // While a response arrives, a range far ahead would delay a range far behind.
         let several = match content {
@@ -223,8 +227,8 @@ impl Delivery<'_> {
     }
 
     /// The source of a stored body from `first` on.
-    fn segment(&self, found: &Found, first: u64, sent: Option<u64>) -> MultipartSegment {
-        if let Found::Stored(stored) = found
+    fn segment(&self, found: &CachedObject, first: u64, sent: Option<u64>) -> MultipartSegment {
+        if let CachedObject::Stored(stored) = found
             && let StoredBody::File(file) = &stored.body
         {
             let file_fallback = self.request.file_fallback(stored);
@@ -265,7 +269,7 @@ impl Delivery<'_> {
             _ => status,
         };
         if self.stored_part == StoredPart::Part {
-            status.with_forward(Forward::Partial)
+            status.with_forward(ForwardReason::Partial)
         } else {
             status
         }
@@ -293,10 +297,10 @@ impl Delivery<'_> {
 }
 
 /// The bytes of a body that is in memory.
-fn in_memory(found: &Found) -> Option<Bytes> {
+fn in_memory(found: &CachedObject) -> Option<Bytes> {
     match found {
-        Found::Hot(hot) => Some(hot.body()),
-        Found::Stored(stored) => match &stored.body {
+        CachedObject::Hot(hot) => Some(hot.body()),
+        CachedObject::Stored(stored) => match &stored.body {
             StoredBody::Bytes(bytes) => Some(bytes.clone()),
             StoredBody::File(_) => None,
         },

@@ -3,7 +3,7 @@
 
 use super::deliver::{self, Delivery};
 use super::request::GenericRequest;
-use crate::cache::{Found, Stale};
+use crate::cache::{CachedObject, Stale};
 use crate::engine::answer::{self, ClientAnswer};
 use crate::fill::{Asker, FillOutcome, FillRole, FlightReader, JoinError, Provenance};
 use crate::object::Meta;
@@ -51,7 +51,7 @@ pub(super) async fn answer(request: &GenericRequest<'_>, stale: Option<Stale>) -
 pub(super) fn not_joined(
     request: &GenericRequest<'_>,
     error: JoinError,
-    stale: Option<&Found>,
+    stale: Option<&CachedObject>,
 ) -> ClientAnswer {
     stale_answer(request, stale).unwrap_or_else(|| match error {
         JoinError::Wrong { seconds } => answer::wrong(seconds),
@@ -60,7 +60,10 @@ pub(super) fn not_joined(
 }
 
 /// A stale response if an origin cannot be asked, if that is permitted.
-fn stale_answer(request: &GenericRequest<'_>, stale: Option<&Found>) -> Option<ClientAnswer> {
+fn stale_answer(
+    request: &GenericRequest<'_>,
+    stale: Option<&CachedObject>,
+) -> Option<ClientAnswer> {
     let stale = stale.filter(|stale| request.may_bridge(stale, Outage::Disconnected))?;
     Some(deliver::found(request, stale, Outcome::HitStale))
 }
@@ -70,7 +73,7 @@ pub(super) async fn flight_answer(
     request: &GenericRequest<'_>,
     role: FillRole,
     flight: &FlightReader,
-    stale: Option<&Found>,
+    stale: Option<&CachedObject>,
 ) -> Option<ClientAnswer> {
     let is_own = role == FillRole::Lead;
     let is_for_this = |meta: &Meta| is_own || request.may_share(meta);

@@ -6,10 +6,10 @@ use super::{deliver, write};
 use crate::client::OutboundBody;
 use crate::engine::answer::{self, ClientAnswer};
 use crate::fill::Asker;
-use crate::origin::{ClientBody, Forward, Retries};
+use crate::origin::{ClientBody, ForwardRequest, Retries};
 use crate::outcome::Outcome;
 use crate::policy::generic::fields;
-use crate::policy::generic::request::{Way, way};
+use crate::policy::generic::request::{RequestHandling, way};
 use http::{HeaderValue, Method, header};
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) async fn forward_request(
     }
     let client = Asker::at(request.connection.peer.ip());
     let body = body.map(|content| ClientBody { client, content });
-    let forward = Forward {
+    let forward = ForwardRequest {
         method: request.parts.method.clone(),
         path: Arc::clone(&request.target.path),
         query: request.target.query.clone(),
@@ -39,7 +39,7 @@ pub(super) async fn forward_request(
         only: None,
         retries: Retries::Usual,
     };
-    if way(&request.parts.method) == Way::Write {
+    if way(&request.parts.method) == RequestHandling::Write {
         return write::write(request, forward).await;
     }
     match request.engine.fills.through(&request.site.upstream, forward).await {

@@ -17,8 +17,8 @@ use crate::engine::state::Engine;
 use crate::engine::upload::ClientUpload;
 use crate::nix::Class;
 use crate::policy::generic::fields;
-use crate::policy::generic::request::{Reach, Way, Wishes, reach, way};
-use crate::policy::request::Refusal;
+use crate::policy::generic::request::{ForwardingLimit, RequestHandling, Wishes, reach, way};
+use crate::policy::request::RequestRefusal;
 use crate::rfc::{Authority, CdnLoop};
 use bytes::Bytes;
 use http::request::Parts;
@@ -80,18 +80,18 @@ async fn generic_answer(
         return answer::fault("a site without caching rules was asked as a generic one");
     };
     let reach = reach(&parts.method, parts.uri.path(), &parts.headers);
-    if reach == Reach::Here {
+    if reach == ForwardingLimit::Here {
         return answer::options();
     }
     let named = Authority::of(&parts.uri, &parts.headers).ok();
     let address = RequestAddress::of(site, named.as_ref(), connection);
     let bytes_max = engine.limits.path_bytes_max;
     if fields::has_further_coding(&parts.headers) {
-        return answer::refused(Refusal::TransferCoding);
+        return answer::refused(RequestRefusal::TransferCoding);
     }
     let target = match GenericTarget::of(&parts.uri, (site, caching), address, bytes_max) {
         Ok(target) => target,
-        Err(error) => return answer::refused(Refusal::Path(error)),
+        Err(error) => return answer::refused(RequestRefusal::Path(error)),
     };
     let mut request = GenericRequest {
         engine,
@@ -107,9 +107,9 @@ async fn generic_answer(
         now,
     };
     match way(&parts.method) {
-        Way::Cached => table::answer(&mut request).await,
-        Way::Through | Way::Write => forward_request(&request, body).await,
-        Way::Refused => answer::refused(Refusal::Method),
+        RequestHandling::Cached => table::answer(&mut request).await,
+        RequestHandling::Through | RequestHandling::Write => forward_request(&request, body).await,
+        RequestHandling::Refused => answer::refused(RequestRefusal::Method),
     }
 }
 

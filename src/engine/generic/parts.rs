@@ -23,8 +23,8 @@ use crate::origin::Response;
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge, revalidation_wait};
-use crate::policy::generic::selection::{Selection, Several, select};
-use crate::policy::request::{ReadMethod, Refusal};
+use crate::policy::generic::selection::{GenericSelection, Several, select};
+use crate::policy::request::{ReadMethod, RequestRefusal};
 use crate::rfc::ContentRange;
 use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
 use http::{Method, StatusCode, header};
@@ -114,12 +114,12 @@ async fn known(
     let stored = handle.meta();
     let selected = select(ReadMethod::Get, &request.parts.headers, &stored.headers, several);
     let span = match selected {
-        Selection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
-        Selection::Part(span) => Some(span),
-        Selection::Parts(_) => return PartResult::Nothing,
-        Selection::NotModified
-        | Selection::PreconditionFailed
-        | Selection::Unsatisfiable { .. } => None,
+        GenericSelection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
+        GenericSelection::Part(span) => Some(span),
+        GenericSelection::Parts(_) => return PartResult::Nothing,
+        GenericSelection::NotModified
+        | GenericSelection::PreconditionFailed
+        | GenericSelection::Unsatisfiable { .. } => None,
     };
     let (hit, must_be_here) = match usable(request, &handle, span).await {
         PartUse::Yes(hit) => (hit, request.wishes.wants_stored_only()),
@@ -151,7 +151,7 @@ async fn usable(
         return PartUse::Yes(Outcome::HitDisk);
     }
     if wishes.wants_stored_only() {
-        return PartUse::No(answer::refused(Refusal::NotStored).into());
+        return PartUse::No(answer::refused(RequestRefusal::NotStored).into());
     }
     let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, (outage, request.now));
     let wait = match reuse {
@@ -177,7 +177,7 @@ async fn usable(
 async fn part_of(
     request: &GenericRequest<'_>,
     handle: PartHandle,
-    (selected, span): (Selection, ByteSpan),
+    (selected, span): (GenericSelection, ByteSpan),
     hit: Outcome,
 ) -> PartResult {
     let (length, is_new) = (handle.length(), handle.is_learned_now());

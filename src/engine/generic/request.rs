@@ -2,7 +2,7 @@
 //! it. Owned by its task; no locks.
 
 use super::target::GenericTarget;
-use crate::cache::Found;
+use crate::cache::CachedObject;
 use crate::clock::Timestamp;
 use crate::config::Caching;
 use crate::engine::connection::ClientConnection;
@@ -11,9 +11,9 @@ use crate::engine::site::ServedSite;
 use crate::engine::state::Engine;
 use crate::fill::{Asker, PageRequest};
 use crate::object::Meta;
-use crate::origin::Interim;
-use crate::policy::generic::fields::Fate;
-use crate::policy::generic::request::{Reach, Way, Wishes, way};
+use crate::origin::InterimObserver;
+use crate::policy::generic::fields::AnswerUse;
+use crate::policy::generic::request::{ForwardingLimit, RequestHandling, Wishes, way};
 use crate::policy::generic::reuse::{Outage, Reuse, judge, may_bridge, revalidation_wait};
 use crate::policy::generic::variant::selects;
 use crate::policy::generic::{Directives, fields};
@@ -37,7 +37,7 @@ pub(super) struct GenericRequest<'a> {
     pub(super) target: GenericTarget,
     /// The fields that go to the origin and select a variant, without conditions and ranges.
     pub(super) fields: OnceLock<HeaderMap>,
-    pub(super) reach: Reach,
+    pub(super) reach: ForwardingLimit,
     pub(super) wishes: Wishes,
     pub(super) passed: &'a CdnLoop,
     pub(super) now: Timestamp,
@@ -49,13 +49,13 @@ impl GenericRequest<'_> {
     }
 
     /// Whether this request may get `stale` if an origin has no usable answer.
-    pub(super) fn may_bridge(&self, stale: &Found, outage: Outage) -> bool {
+    pub(super) fn may_bridge(&self, stale: &CachedObject, outage: Outage) -> bool {
         let (meta, rule) = (stale.meta(), self.caching.rule(self.target.key.path()));
         may_bridge(&meta, &self.directives(&meta), &self.wishes, rule, (outage, self.now))
     }
 
     /// Provenance long an origin is waited for before `stale` is sent; none if it may not be sent.
-    pub(super) fn revalidation_wait(&self, stale: &Found) -> Option<Duration> {
+    pub(super) fn revalidation_wait(&self, stale: &CachedObject) -> Option<Duration> {
         let (meta, caching) = (stale.meta(), self.caching);
         let rule = caching.rule(self.target.key.path());
         revalidation_wait(&meta, &self.directives(&meta), &self.wishes, rule, self.now)
@@ -71,7 +71,7 @@ impl GenericRequest<'_> {
                     != Reuse::Confirm)
     }
 
-    pub(super) fn sought(&self, interim: Option<Interim>) -> PageRequest {
+    pub(super) fn sought(&self, interim: Option<InterimObserver>) -> PageRequest {
         PageRequest {
             upstream: Arc::clone(&self.site.upstream),
             key: self.target.key.clone(),
@@ -88,8 +88,10 @@ impl GenericRequest<'_> {
     pub(super) fn fields(&self) -> &HeaderMap {
         self.fields.get_or_init(|| {
             let fate = match way(&self.parts.method) {
-                Way::Cached => Fate::MayBeStored,
-                Way::Through | Way::Write | Way::Refused => Fate::PassedOn,
+                RequestHandling::Cached => AnswerUse::MayBeStored,
+                RequestHandling::Through | RequestHandling::Write | RequestHandling::Refused => {
+                    AnswerUse::PassedOn
+                }
             };
             let further = &self.caching.request_headers;
             let mut headers = fields::forwarded(&self.parts.headers, fate, further);
@@ -100,7 +102,7 @@ impl GenericRequest<'_> {
                 headers.append(FORWARDED_FOR, address);
             }
             self.target.address.tell(&mut headers);
-            if let Reach::FurtherWith(left) = &self.reach {
+            if let ForwardingLimit::FurtherWith(left) = &self.reach {
                 headers.insert(header::MAX_FORWARDS, left.clone());
             }
             headers
@@ -109,14 +111,15 @@ impl GenericRequest<'_> {
 
     /// Passes interim answers to the client if its connection can; HTTP/1.0 has none (RFC 9110
     /// section 15.2).
-    pub(super) fn interim(&self) -> Option<Interim> {
+    pub(super) fn interim(&self) -> Option<InterimObserver> {
         let interims =
             self.connection.interims().filter(|_| self.parts.version == Version::HTTP_11);
         interims.map(|interims| {
             let (interims, turn) = (Arc::clone(interims), interims.turn());
-            let heard: Interim = Arc::new(move |status: StatusCode, headers: &HeaderMap| {
-                interims.put(turn, status, headers);
-            });
+            let heard: InterimObserver =
+                Arc::new(move |status: StatusCode, headers: &HeaderMap| {
+                    interims.put(turn, status, headers);
+                });
             heard
         })
     }

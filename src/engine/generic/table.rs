@@ -11,7 +11,7 @@ use crate::object::{Meta, Variant};
 use crate::outcome::Outcome;
 use crate::policy::generic::reuse::{Reuse, judge};
 use crate::policy::generic::variant::{is_preferred, selects};
-use crate::policy::request::Refusal;
+use crate::policy::request::RequestRefusal;
 use http::{Method, header};
 
 /// Tries, if the stored response changes meanwhile.
@@ -69,7 +69,7 @@ async fn try_answer(request: &GenericRequest<'_>) -> Option<ClientAnswer> {
         }
     }
     if request.wishes.wants_stored_only() {
-        return Some(answer::refused(Refusal::NotStored));
+        return Some(answer::refused(RequestRefusal::NotStored));
     }
     let wants_part = request.parts.headers.contains_key(header::RANGE) && found.is_none();
     let is_head = request.parts.method == Method::HEAD;

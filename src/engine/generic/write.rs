@@ -13,15 +13,15 @@
 use super::request::GenericRequest;
 use super::target::GenericTarget;
 use super::{deliver, fetch};
-use crate::cache::{SMALL_BYTES_MAX, Ticket};
+use crate::cache::{FenceEpoch, SMALL_BYTES_MAX};
 use crate::config::OriginUrl;
 use crate::engine::answer::{self, ClientAnswer};
 use crate::engine::site::ServedSite;
 use crate::fill::{FillRole, Fills};
 use crate::object::Key;
-use crate::origin::{Forward, Response};
+use crate::origin::{ForwardRequest, Response};
 use crate::outcome::Outcome;
-use crate::policy::generic::invalidation::{self, Whereabouts};
+use crate::policy::generic::invalidation::{self, RequestAuthority};
 use crate::policy::generic::{Directives, fields, storing};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use std::sync::Arc;
@@ -37,11 +37,11 @@ struct PendingWrite {
 /// The result of a write, with a ticket if it may have been done.
 struct WriteResult {
     response: Response,
-    ticket: Option<Ticket>,
+    ticket: Option<FenceEpoch>,
 }
 
 /// Sends a write to the origin, and drops what it may have changed.
-pub(super) async fn write(request: &GenericRequest<'_>, forward: Forward) -> ClientAnswer {
+pub(super) async fn write(request: &GenericRequest<'_>, forward: ForwardRequest) -> ClientAnswer {
     let write = PendingWrite {
         site: Arc::clone(request.site),
         target: request.target.clone(),
@@ -89,7 +89,7 @@ pub(super) async fn write(request: &GenericRequest<'_>, forward: Forward) -> Cli
 fn is_as_if_read(request: &GenericRequest<'_>, response: &Response) -> bool {
     let authority = authority(request);
     let scheme = request.target.address.scheme();
-    let place = Whereabouts { scheme, authority: &authority, origins: &[] };
+    let place = RequestAuthority { scheme, authority: &authority, origins: &[] };
     let directives = Directives::of(&response.headers, &request.caching.targeted);
     request.parts.method == Method::POST
         && response.status == StatusCode::OK
@@ -113,7 +113,7 @@ impl PendingWrite {
         let origins = self.site.upstream.site.origins.iter();
         let origins: Vec<&str> = origins.filter_map(|origin| host(&origin.url)).collect();
         let scheme = self.target.address.scheme();
-        let place = Whereabouts { scheme, authority: &self.authority, origins: &origins };
+        let place = RequestAuthority { scheme, authority: &self.authority, origins: &origins };
         let mut paths = invalidation::also_stale(&self.uri, place, answered);
         let query = self.target.query.as_ref().map(|query| format!("?{query}"));
         paths.push(format!("{}{}", self.target.path, query.unwrap_or_default()));

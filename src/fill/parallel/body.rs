@@ -136,7 +136,7 @@ impl ParallelBody {
 impl ParallelPlan {
     fn of(front: &ResumableBody, ranges: RangeSupport, begin: &ParallelStart<'_>) -> Option<Self> {
         let RangeSupport::At(position) = ranges else { return None };
-        let config::Pieces { size, per_fill_max, after, .. } = *begin.limits.terms();
+        let config::PieceSettings { size, per_fill_max, after, .. } = *begin.limits.terms();
         let terms = PieceTerms { size: size / CHUNK_BYTES * CHUNK_BYTES, per_fill_max, after };
         let (total, seed) = (front.total()?, front.seed());
         let is_worth_it = per_fill_max > 0 && total > terms.size.saturating_mul(2);

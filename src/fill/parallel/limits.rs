@@ -18,7 +18,7 @@ type OriginOf = (Arc<str>, usize);
 /// What may be fetched in pieces, and what is.
 #[derive(Debug)]
 pub(in crate::fill) struct ParallelLimits {
-    terms: config::Pieces,
+    terms: config::PieceSettings,
     taken: Mutex<LimitCounts>,
 }
 
@@ -32,12 +32,12 @@ struct LimitCounts {
 
 impl ParallelLimits {
     /// Nothing under way.
-    pub(in crate::fill) fn new(terms: config::Pieces) -> Arc<Self> {
+    pub(in crate::fill) fn new(terms: config::PieceSettings) -> Arc<Self> {
         Arc::new(Self { terms, taken: Mutex::default() })
     }
 
     /// The settings.
-    pub(super) fn terms(&self) -> &config::Pieces {
+    pub(super) fn terms(&self) -> &config::PieceSettings {
         &self.terms
     }
 
@@ -120,7 +120,7 @@ mod tests {
     use std::time::Duration;
 
     fn limits(max: usize) -> Arc<ParallelLimits> {
-        ParallelLimits::new(config::Pieces {
+        ParallelLimits::new(config::PieceSettings {
             size: 1 << 20,
             per_fill_max: 8,
             max,

@@ -9,7 +9,7 @@
 //! origin was mended, and a claim that is not the one that the bodies were held against. Nothing
 //! here is about another key, or about the origin itself.
 
-use crate::cache::{Cache, Ticket};
+use crate::cache::{Cache, FenceEpoch};
 use crate::clock::{Clock, Timestamp};
 use crate::object::{Key, NarClaim};
 use crate::sync::Mutex;
@@ -48,7 +48,7 @@ struct RejectionRecord {
 #[derive(Debug, Clone)]
 pub(in crate::fill) struct Basis {
     began: Timestamp,
-    ticket: Ticket,
+    ticket: FenceEpoch,
     claim: Option<NarClaim>,
 }
 
@@ -81,7 +81,7 @@ impl RejectedBodies {
     }
 
     /// What a fill of `key` that begins now begins with.
-    pub(in crate::fill) fn basis(&self, ticket: Ticket, key: &Key, cache: &Cache) -> Basis {
+    pub(in crate::fill) fn basis(&self, ticket: FenceEpoch, key: &Key, cache: &Cache) -> Basis {
         Basis { began: self.clock.now(), ticket, claim: cache.held_claim(key) }
     }
 
@@ -196,7 +196,7 @@ mod tests {
 
     fn bench() -> (RejectedBodies, ManualClock, Cache) {
         let manual = ManualClock::starting_at(Timestamp::from_secs(1_000));
-        let settings = config::Memory { size: 1 << 20, absent_size: 1 << 16 };
+        let settings = config::MemorySettings { size: 1 << 20, absent_size: 1 << 16 };
         let memory = Memory::new(&settings, &Metrics::new().unwrap());
         let cache = Cache::new(memory, None, Tasks::new());
         (RejectedBodies::new(Clock::Manual(manual.clone())), manual, cache)

@@ -5,7 +5,9 @@ use crate::cache::Cache;
 use crate::fill::object_request::ObjectRequest;
 use crate::fill::page_request::PageRange;
 use crate::fill::request::FillRequest;
-use crate::origin::{Answer, Ask, FetchError, Method, RangeAsked, Reason, Response, Retries};
+use crate::origin::{
+    Ask, FetchError, FetchReason, Method, OriginAnswer, RangeAsked, Response, Retries,
+};
 use std::ops::Range;
 
 /// Asks for the bytes `asked` of the same object. `why` is the reason, if it is not that a reader
@@ -14,11 +16,11 @@ pub(super) async fn fetch_range(
     request: &FillRequest,
     cache: &Cache,
     (asked, identity): (&Range<u64>, &PartIdentity),
-    why: Option<Reason>,
-) -> Result<Answer<Response>, FetchError> {
+    why: Option<FetchReason>,
+) -> Result<OriginAnswer<Response>, FetchError> {
     let (length, same) = (identity.length, identity.etag.as_ref());
     // What is resumed comes back by itself.
-    let retries = if why == Some(Reason::Resume) { Retries::None } else { Retries::Usual };
+    let retries = if why == Some(FetchReason::Resume) { Retries::None } else { Retries::Usual };
     let request = match request {
         FillRequest::Object(request) => request,
         FillRequest::Page(request) => {

@@ -14,7 +14,7 @@ use crate::fill::error::FillError;
 use crate::fill::proof::{better_lifetime, coding_of};
 use crate::fill::resources::RunningCount;
 use crate::object::Meta;
-use crate::origin::Reason;
+use crate::origin::FetchReason;
 use crate::store::Part;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -129,7 +129,7 @@ async fn fetch_missing(
             return Err(CompletionResult::NotStored);
         }
         let Some(run) = part.claim(from, part.length()) else { continue };
-        let (span, why) = (run.start()..run.end(), Some(Reason::Completion));
+        let (span, why) = (run.start()..run.end(), Some(FetchReason::Completion));
         let opened = Box::pin(open(flight, object, span, why)).await;
         if bring(flight, object, run, opened, RunPurpose::Completion).await.is_err() {
             return Err(CompletionResult::Failed);

@@ -3,7 +3,7 @@
 
 use super::cursors::Cursors;
 use super::object::PartObject;
-use crate::cache::Ticket;
+use crate::cache::FenceEpoch;
 use crate::config::Limits;
 use crate::fill::error::{FillError, JoinError};
 use crate::fill::flight::FlightReader;
@@ -58,7 +58,7 @@ pub(super) struct PartFlight {
     pub(super) request: FillRequest,
     /// An answer for the request that caused it alone.
     pub(super) own_answer: Mutex<Option<Box<Response>>>,
-    pub(super) ticket: Ticket,
+    pub(super) ticket: FenceEpoch,
     pub(super) cursors: Arc<Cursors>,
     outcome: watch::Sender<Option<PartOutcome>>,
 }

@@ -5,7 +5,7 @@ use crate::fill::error::FillError;
 use crate::fill::resumable_body::BodyCheck;
 use crate::object::Meta;
 use crate::origin::{FetchError, Response};
-use crate::policy::continuation::{self, Begun, ContinuationError, Tie};
+use crate::policy::continuation::{self, BrokenBody, ContinuationError, Tie};
 use crate::rfc::EntityTag;
 use http::{HeaderMap, HeaderValue, header};
 use std::ops::Range;
@@ -50,7 +50,7 @@ impl PartIdentity {
     /// The offset behind the last byte of an answer to a request for `asked`, if it fits.
     pub(super) fn check(&self, asked: &Range<u64>, response: &Response) -> Result<u64, FillError> {
         let begun =
-            Begun { headers: &self.headers, length: Some(self.length), offset: asked.start };
+            BrokenBody { headers: &self.headers, length: Some(self.length), offset: asked.start };
         let last = asked.end.saturating_sub(1);
         let checked = continuation::check_stretch(&begun, last, response.status, &response.headers);
         match checked {

@@ -9,12 +9,12 @@ use super::object::{HeadSource, PartDelivery, PartObject};
 use super::stretch::OriginStretch;
 use crate::fill::error::{FillError, JoinError};
 use crate::fill::flight::FillOutcome;
-use crate::fill::object_request::{AdmittedHead, Keep, ObjectRequest};
+use crate::fill::object_request::{AdmittedObject, Keep, ObjectRequest};
 use crate::fill::proof::ExpectedBody;
 use crate::fill::request::FillStart;
 use crate::fill::resumable_body::BodyCheck;
 use crate::fill::{heads, leader};
-use crate::origin::{Answer, FetchError, Response};
+use crate::origin::{FetchError, OriginAnswer, Response};
 use crate::policy::continuation;
 use crate::policy::response::Times;
 use crate::rfc::range::ByteSpan;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 /// What came with a head.
 struct LearnedHead {
-    admitted: AdmittedHead,
+    admitted: AdmittedObject,
     length: u64,
     expected: ExpectedBody,
     begun: Option<(Response, Range<u64>)>,
@@ -44,14 +44,14 @@ pub(super) async fn by_get(
     let ask = request.sourced(cache, range_ask(request, &asked, None)).await;
     let asking = request.upstream.origins.fetch(&ask);
     match flight.cursors.readers.while_open(asking).await?? {
-        Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
+        OriginAnswer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
             found_part(flight, request, response, asked).await
         }
-        Answer::Found(response) => {
+        OriginAnswer::Found(response) => {
             whole(flight, request, Some(response));
             Ok(())
         }
-        Answer::Absent { headers, origin, request_time, response_time } => {
+        OriginAnswer::Absent { headers, origin, request_time, response_time } => {
             let times = Times { request: request_time, response: response_time };
             let (meta, keep) = request.absence(&headers, origin, times);
             let absent = flight.resources().absent(flight.ticket, meta, keep).await;
@@ -59,8 +59,8 @@ pub(super) async fn by_get(
             Ok(())
         }
         // It ends before the stretch begins: its length tells.
-        Answer::Changed => by_head(flight, request).await,
-        Answer::NotModified { origin, .. } => Err(unasked(flight, origin, "304")),
+        OriginAnswer::Changed => by_head(flight, request).await,
+        OriginAnswer::NotModified { origin, .. } => Err(unasked(flight, origin, "304")),
     }
 }
 
@@ -105,7 +105,7 @@ pub(super) async fn by_head(
             };
             let expected =
                 flight.request.expected(&flight.resources().cache, admitted.coding).await;
-            let admitted = AdmittedHead::clone(&admitted);
+            let admitted = AdmittedObject::clone(&admitted);
             known(flight, LearnedHead { admitted, length, expected, begun: None }).await
         }
         FillOutcome::Absent(meta) => {
@@ -131,7 +131,7 @@ async fn known(flight: &Arc<PartFlight>, head: LearnedHead) -> Result<(), FillEr
         flight.resources().metrics.rejected_bodies.with_label_values(labels).inc();
         return Err(FillError::Rejected { origin, rejection });
     }
-    let AdmittedHead { meta, keep, upstream_status, .. } = admitted;
+    let AdmittedObject { meta, keep, upstream_status, .. } = admitted;
     let identity = Arc::new(PartIdentity::new(&meta, length, BodyCheck::of(&expected)));
     // What was asked for while the disk took nothing may begin within a chunk.
     let is_aligned =

@@ -1,12 +1,14 @@
 //! The head of a response of a generic site that is here in part: made of the first 206, and
 //! renewed by later answers about it (RFC 9111 sections 3.2 to 3.4).
 
-use crate::cache::{Cache, Ticket};
+use crate::cache::{Cache, FenceEpoch};
 use crate::fill::page_request::PageRequest;
 use crate::fill::request::FillRequest;
 use crate::object::{Meta, Variant};
 use crate::origin::Response;
-use crate::policy::generic::storing::{self, Confirmed, Reply, Storable, Verdict};
+use crate::policy::generic::storing::{
+    self, Confirmation, GenericReply, StorableResponse, StoringVerdict,
+};
 use crate::policy::response::Times;
 use crate::store::Part;
 use http::{HeaderMap, StatusCode, header};
@@ -25,9 +27,9 @@ pub(super) fn whole_of(request: &PageRequest, response: &Response) -> Option<Met
     let caching = request.caching()?;
     let times = Times { request: response.request_time, response: response.response_time };
     let (status, wishes) = (StatusCode::OK, &request.wishes);
-    let reply = Reply { status, headers: &headers, wishes, times };
+    let reply = GenericReply { status, headers: &headers, wishes, times };
     let rule = caching.rule(request.key.path());
-    let Verdict::Store(storable) = storing::admit(&reply, rule, &caching.targeted) else {
+    let StoringVerdict::Store(storable) = storing::admit(&reply, rule, &caching.targeted) else {
         return None;
     };
     // What is for the client that asked alone would not come out of a part.
@@ -43,7 +45,7 @@ pub(super) fn whole_of(request: &PageRequest, response: &Response) -> Option<Met
 /// Gives a part the fields that a later answer about it states (RFC 9111 sections 3.2 and 3.4).
 pub(super) async fn renew(
     request: &FillRequest,
-    (cache, ticket): (&Cache, Ticket),
+    (cache, ticket): (&Cache, FenceEpoch),
     part: &Part,
     told: &LaterHead,
 ) {
@@ -58,10 +60,10 @@ pub(super) fn renewed(request: &PageRequest, old: &Meta, told: &LaterHead) -> Op
     let caching = request.caching()?;
     let times = told.times;
     let (status, wishes) = (StatusCode::OK, &request.wishes);
-    let reply = Reply { status, headers: &told.headers, wishes, times };
+    let reply = GenericReply { status, headers: &told.headers, wishes, times };
     let rule = caching.rule(request.key.path());
     let confirmed = storing::confirmed(&old.headers, &reply, rule, &caching.targeted);
-    let Confirmed::Renewed(Storable { fields, lifetime, varies, .. }) = confirmed else {
+    let Confirmation::Renewed(StorableResponse { fields, lifetime, varies, .. }) = confirmed else {
         return None;
     };
     varies.select(&request.headers).filter(Variant::is_empty)?;

@@ -7,7 +7,7 @@ use super::page_head::renew;
 use super::stretch::{OriginStretch, ResumeMode};
 use crate::cache::PublishError;
 use crate::fill::error::FillError;
-use crate::origin::Reason;
+use crate::origin::FetchReason;
 use crate::store::{CHUNK_BYTES, Run};
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) async fn open(
     flight: &PartFlight,
     object: &PartObject,
     span: Range<u64>,
-    why: Option<Reason>,
+    why: Option<FetchReason>,
 ) -> Result<OriginStretch, FillError> {
     let opening = OriginStretch::open(flight.source(), &object.identity, span, why);
     flight.cursors.readers.while_open(opening).await?

@@ -2,7 +2,7 @@
 //! fill of a generic site.
 
 use super::identity::PartIdentity;
-use crate::cache::Ticket;
+use crate::cache::FenceEpoch;
 use crate::fill::resources::Resources;
 use crate::fill::resumable_body::BodyCheck;
 use crate::object::Meta;
@@ -17,7 +17,7 @@ const SALVAGED_BYTES: u64 = 256 << 10;
 /// copied within the page cache.
 pub(in crate::fill) async fn salvage(
     resources: &Resources,
-    ticket: Ticket,
+    ticket: FenceEpoch,
     (meta, length): (Meta, u64),
     growing: &Growing,
 ) {

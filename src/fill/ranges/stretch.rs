@@ -12,7 +12,7 @@ use crate::fill::error::{FillError, Rejection};
 use crate::fill::request::FillRequest;
 use crate::fill::resources::Resources;
 use crate::fill::resume_deadline::{EmptyRound, ResumeDeadline};
-use crate::origin::{Answer, Reason, Response, ResponseBody};
+use crate::origin::{FetchReason, OriginAnswer, Response, ResponseBody};
 use crate::policy::response::Times;
 use bytes::Bytes;
 use http::StatusCode;
@@ -72,7 +72,7 @@ impl OriginStretch {
         (resources, request): (&Arc<Resources>, &FillRequest),
         identity: &Arc<PartIdentity>,
         asked: Range<u64>,
-        why: Option<Reason>,
+        why: Option<FetchReason>,
     ) -> Result<Self, FillError> {
         let response = ask_for(&resources.cache, request, (identity, &asked), why).await?;
         let times = Times { request: response.request_time, response: response.response_time };
@@ -133,7 +133,7 @@ impl OriginStretch {
         }
         let upstream = Arc::clone(self.request.upstream());
         while let Some(until) = self.deadline.next_round(upstream.origins.recovered()).await {
-            let (rest, why) = (self.next..self.end, Some(Reason::Resume));
+            let (rest, why) = (self.next..self.end, Some(FetchReason::Resume));
             let asking =
                 ask_for(&self.resources.cache, &self.request, (&self.identity, &rest), why);
             let Ok(asked) = timeout_at(until, asking).await else { break };
@@ -169,15 +169,15 @@ async fn ask_for(
     cache: &Cache,
     request: &FillRequest,
     (identity, asked): (&PartIdentity, &Range<u64>),
-    why: Option<Reason>,
+    why: Option<FetchReason>,
 ) -> Result<Response, FillError> {
     match fetch_range(request, cache, (asked, identity), why).await? {
-        Answer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
+        OriginAnswer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
             identity.check(asked, &response)?;
             Ok(response)
         }
-        Answer::Found(_) => Err(FillError::Unranged),
-        Answer::Changed | Answer::Absent { .. } | Answer::NotModified { .. } => {
+        OriginAnswer::Found(_) => Err(FillError::Unranged),
+        OriginAnswer::Changed | OriginAnswer::Absent { .. } | OriginAnswer::NotModified { .. } => {
             Err(FillError::Changed)
         }
     }

@@ -51,7 +51,7 @@ pub(super) fn server() -> Server {
             fills_max: 10,
             completion_size_max: 0,
             completions_max: 1,
-            pieces: Pieces { size: 1 << 20, per_fill_max: 0, max: 1, after: FOREVER },
+            pieces: PieceSettings { size: 1 << 20, per_fill_max: 0, max: 1, after: FOREVER },
         },
         timeouts: ServerTimeouts {
             tls_handshake: FOREVER,

@@ -1,10 +1,10 @@
 //! Tests of keys: each place that they come from, answered in this process; when they are looked
-//! for, and what happens where that fails.
+//! for, and what happens if that fails.
 
 use super::super::key_endpoints::{self, KeyEndpoints};
 use super::super::testing::{Act, Scripted, says};
 use super::*;
-use crate::client::{Client, ClientSettings, Trust};
+use crate::client::{Client, ClientSettings, TlsTrust};
 use crate::clock::ManualClock;
 use crate::config::{HttpVersion, Prices, S3Credentials};
 use crate::metrics::Metrics;
@@ -33,7 +33,7 @@ impl Setting<'_> {
             requests_max: 1,
             version: HttpVersion::Auto,
         };
-        let client = Client::new(&Trust::load(None, None).unwrap(), settings);
+        let client = Client::new(&TlsTrust::load(None, None).unwrap(), settings);
         self.asking(KeyEndpoints::new(client))
     }
 
@@ -49,7 +49,7 @@ impl Setting<'_> {
         let source = KeySource::within(self.source, None, context, tasks.clone());
         let clock = ManualClock::starting_at(Timestamp::from(std::time::SystemTime::now()));
         let time = (Clock::Manual(clock.clone()), Arc::default());
-        let meters = Meters::new(metrics.clone(), "o".into(), Prices::default());
+        let meters = OriginMeters::new(metrics.clone(), "o".into(), Prices::default());
         Bench { ring: KeyRing::new("o".into(), source, time, meters, tasks), clock, metrics }
     }
 }
@@ -65,7 +65,7 @@ impl Bench {
         error.to_string()
     }
 
-    /// Waits until nobody looks for keys.
+    /// Waits until no search for keys is under way.
     async fn until_looked(&self) {
         let looking = self.ring.0.moments.lock().looking.clone();
         if let Some(mut looking) = looking {
@@ -330,7 +330,7 @@ async fn a_role_is_taken_on_by_a_web_identity() {
             requests_max: 1,
             version: HttpVersion::Auto,
         };
-        let client = Client::new(&Trust::load(None, None).unwrap(), settings);
+        let client = Client::new(&TlsTrust::load(None, None).unwrap(), settings);
         let endpoints = KeyEndpoints::new(client);
         Rerouted { endpoints, to: server.address, asked: Arc::clone(&asked) }
     };
@@ -423,7 +423,7 @@ async fn looking_for_keys_has_a_deadline() {
 
     let home = tempfile::tempdir().unwrap();
     let bench = setting(S3Credentials::Instance, &home, &[]).asking(Silent);
-    assert!(bench.fault().await.contains("nobody said any within 20 s"));
+    assert!(bench.fault().await.contains("no source answered within 20 s"));
 }
 
 #[tokio::test(start_paused = true)]

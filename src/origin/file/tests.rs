@@ -1,6 +1,6 @@
 //! Tests of folders.
 
-use super::super::exchange::{Answer, RangeAsked};
+use super::super::exchange::{OriginAnswer, RangeAsked};
 use super::super::testing::{Bench, ask, bench, found, head, origin, site, whole, word};
 use super::super::{Method, OriginUrl};
 use super::*;
@@ -21,7 +21,7 @@ fn fixture() -> Fixture {
 }
 
 impl Fixture {
-    async fn fetch(&self, ask: &Ask) -> Result<Answer<Response>, FetchError> {
+    async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FetchError> {
         self.bench.origins.fetch(ask).await
     }
 
@@ -158,10 +158,10 @@ async fn a_file_cut_short_while_it_is_read_is_an_error() {
 #[test]
 fn a_method_does_not_change_the_plan() {
     let file = tempfile::tempfile().unwrap();
-    let found = Found { file, length: 10, modified: Duration::from_secs(9), inode: 1 };
+    let found = FoundFile { file, length: 10, modified: Duration::from_secs(9), inode: 1 };
     let headers = found.headers("/x");
     let plan = |method| found.plan(&Ask { method, ..ask("/x") }, headers.get(header::ETAG));
     assert_eq!(plan(Method::Get), plan(Method::Head));
-    let late = Found { modified: Duration::from_secs(u64::MAX), ..found };
+    let late = FoundFile { modified: Duration::from_secs(u64::MAX), ..found };
     assert!(late.headers("/x").contains_key(header::LAST_MODIFIED));
 }

@@ -1,11 +1,11 @@
-//! Tests of plain upstreams: what is sent, what each answer means, where redirects may lead.
+//! Tests of plain upstreams: what is sent, what each answer means, which redirects are followed.
 
-use super::super::exchange::{Answer, Method, RangeAsked, Retries};
+use super::super::exchange::{Method, OriginAnswer, RangeAsked, Retries};
 use super::super::testing::{
     Act, Scripted, ask, bench, found, head, http_origin, origin, origins, says, says_fault, site,
     whole, word,
 };
-use super::super::{Forward, OriginUrl, exchange};
+use super::super::{ForwardRequest, OriginUrl, exchange};
 use super::resolve;
 use crate::config::{Caching, CertificateFiles, Login, Origin, Site};
 use bytes::Bytes;
@@ -94,7 +94,7 @@ async fn revalidation_and_continuation() {
     let fields = vec![("etag", "\"a\"".to_owned()), ("age", "7".to_owned())];
     let server = Scripted::always(Act::Answer(304, fields, "")).await;
     let bench = bench(&site(vec![http_origin("one", &server)]));
-    let Ok(Answer::NotModified { headers, origin, request_time, response_time }) =
+    let Ok(OriginAnswer::NotModified { headers, origin, request_time, response_time }) =
         bench.origins.fetch(&held).await
     else {
         panic!("not a 304");
@@ -266,7 +266,7 @@ async fn a_clients_request_is_let_in_where_it_only_reads() {
     })
     .await;
     let origins = origins(vec![with_token(&server, &folder, "hush")]);
-    let forward = |method: http::Method, path: &str, headers: http::HeaderMap| Forward {
+    let forward = |method: http::Method, path: &str, headers: http::HeaderMap| ForwardRequest {
         method,
         path: path.into(),
         query: None,
@@ -313,8 +313,8 @@ async fn a_refusal_is_an_answer_to_the_probe_of_a_generic_site_alone() {
     }
 }
 
-/// A TLS server for `localhost` that may be shown a certificate that `edge` has signed. It sends
-/// whoever asks for `/x` to `away`, and tells others whether it was shown one.
+/// A TLS server for `localhost` that may be shown a certificate that `edge` has signed. It
+/// redirects a request for `/x` to `away`, and answers any other whether it was shown one.
 async fn tls_server(edge: &rcgen::Certificate, away: Option<SocketAddr>) -> (SocketAddr, String) {
     let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();

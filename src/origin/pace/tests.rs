@@ -4,10 +4,10 @@ use super::*;
 use crate::metrics::Metrics;
 use std::sync::Arc;
 
-fn pacer() -> (Arc<Pacer>, Metrics) {
+fn pacer() -> (Arc<OriginPacer>, Metrics) {
     let metrics = Metrics::new().unwrap();
-    let meters = Meters::new(metrics.clone(), "one".into(), crate::config::Prices::default());
-    (Arc::new(Pacer::new(meters)), metrics)
+    let meters = OriginMeters::new(metrics.clone(), "one".into(), crate::config::Prices::default());
+    (Arc::new(OriginPacer::new(meters)), metrics)
 }
 
 fn soon(seconds: u64) -> Instant {
@@ -15,7 +15,7 @@ fn soon(seconds: u64) -> Instant {
 }
 
 /// Passes as often as it may for `seconds`.
-async fn passed(pacer: &Pacer, seconds: u64) -> u32 {
+async fn passed(pacer: &OriginPacer, seconds: u64) -> u32 {
     let end = soon(seconds);
     let mut passed = 0;
     while Instant::now() < end && pacer.pass(Class::Nar, end).await.is_ok() {
@@ -65,7 +65,7 @@ async fn a_throttle_halves_what_was_asked_and_the_limit_goes_up_again_until_it_i
 async fn retry_after_is_heeded_for_a_minute_at_most() {
     let (pacer, _) = pacer();
     pacer.throttled(Some(Duration::from_secs(30)));
-    let TooFast(wait) = pacer.pass(Class::Narinfo, soon(5)).await.unwrap_err();
+    let PaceExceeded(wait) = pacer.pass(Class::Narinfo, soon(5)).await.unwrap_err();
     assert_eq!(wait, Duration::from_secs(30));
     tokio::time::sleep(Duration::from_secs(28)).await;
     let before = Instant::now();

@@ -3,12 +3,12 @@
 //! of the keys can be listed at once. No locks.
 
 use super::{S3Origin, is_of_the_clock};
-use crate::client::{Chain, OutboundRequest, Share};
+use crate::client::{ErrorChain, FailureShare, OutboundRequest};
 use crate::nix::Class;
-use crate::origin::exchange::{FetchError, Method, Purpose, Reason};
+use crate::origin::exchange::{FetchError, FetchReason, Method, RequestPurpose};
 use crate::origin::key_source::Keys;
 use crate::origin::response::Response;
-use crate::origin::verdict::{Dialect, Verdict, by_fault};
+use crate::origin::verdict::{AnswerVerdict, Dialect, by_fault};
 use crate::rfc::path::encode_path;
 use http::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -33,12 +33,12 @@ struct Listing {
     is_truncated: bool,
     encoding_type: Option<String>,
     #[serde(default)]
-    contents: Vec<Listed>,
+    contents: Vec<ListedObject>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Listed {
+struct ListedObject {
     key: String,
 }
 
@@ -49,30 +49,30 @@ impl S3Origin {
     }
 
     async fn page_with(&self, after: &str, keys: Option<&Keys>) -> Result<Page, FetchError> {
-        let purpose = Purpose { class: Class::Other, reason: Reason::Miss };
+        let purpose = RequestPurpose { class: Class::Other, reason: FetchReason::Miss };
         let mut exchange = self.wire.send(purpose, self.listing(after, keys)?).await?;
         let status = exchange.status;
         if status != StatusCode::OK {
             let fault = self.wire.fault(&mut exchange).await?;
             return Err(match by_fault(Dialect::S3, status, fault.as_ref()) {
-                Verdict::Refused { code, detail } => {
+                AnswerVerdict::Refused { code, detail } => {
                     if is_of_the_clock(&code) {
                         self.correct_clock(&exchange.heard);
                     }
                     FetchError::Credentials { origin: Arc::clone(&self.wire.name), code, detail }
                 }
-                Verdict::Absent(_) => FetchError::Credentials {
+                AnswerVerdict::Absent(_) => FetchError::Credentials {
                     origin: Arc::clone(&self.wire.name),
                     code: "AccessDenied".to_owned(),
                     detail: "the bucket may not be listed: allow s3:ListBucket".to_owned(),
                 },
-                Verdict::Found
-                | Verdict::NotModified
-                | Verdict::Changed
-                | Verdict::Redirect
-                | Verdict::Unclear
-                | Verdict::Status
-                | Verdict::Protocol(_) => FetchError::Status {
+                AnswerVerdict::Found
+                | AnswerVerdict::NotModified
+                | AnswerVerdict::Changed
+                | AnswerVerdict::Redirect
+                | AnswerVerdict::Unclear
+                | AnswerVerdict::Status
+                | AnswerVerdict::Protocol(_) => FetchError::Status {
                     origin: Arc::clone(&self.wire.name),
                     status,
                     retry_after_seconds: None,
@@ -82,7 +82,7 @@ impl S3Origin {
         let response = self.wire.response(Class::Other, Method::Get, exchange)?;
         let document = self.document(response).await?;
         let page = parse(&document).map_err(|detail| self.wire.protocol(detail))?;
-        // Whoever asks for the next page by the last key would miss some.
+        // The next page, asked for by the last key, would miss some.
         let is_in_order =
             page.keys.is_sorted() && page.keys.first().is_none_or(|key| **key > *after);
         if is_in_order { Ok(page) } else { Err(self.wire.protocol("a listing out of order")) }
@@ -100,8 +100,8 @@ impl S3Origin {
                 Err(error) => {
                     return Err(FetchError::Broken {
                         origin: Arc::clone(&self.wire.name),
-                        source: Chain::of(&error),
-                        share: Share::First,
+                        source: ErrorChain::of(&error),
+                        share: FailureShare::First,
                     });
                 }
             }
@@ -128,7 +128,7 @@ fn parse(document: &[u8]) -> Result<Page, String> {
         .map_err(|error| format!("a listing that cannot be read: {error}"))?;
     // A service that knows no encoding says so, and writes the keys as they are.
     let is_encoded = listing.encoding_type.as_deref() == Some("url");
-    let decoded = |Listed { key }| {
+    let decoded = |ListedObject { key }| {
         if !is_encoded {
             return Ok(key);
         }

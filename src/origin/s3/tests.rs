@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 const ID: &str = "AKIDEXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 
-/// A private bucket whose objects hold their own keys; `missing` is absent.
+/// A private bucket; each object holds its own key; `missing` is absent.
 struct Echo;
 
 #[async_trait::async_trait]

@@ -278,7 +278,7 @@ async fn a_page_of_an_absence_that_is_not_wanted_costs_no_connection() {
     assert_eq!((server.asked(), server.connections()), (5, 5));
 }
 
-/// An origin that may not be retried, and whose first failure opens its breaker.
+/// An origin that may not be retried; its first failure opens its breaker.
 fn strict(server: &Scripted) -> Origin {
     let mut origin = http_origin("one", server);
     origin.budget.retries_percent = 0;

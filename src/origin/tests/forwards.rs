@@ -21,24 +21,28 @@ fn generic(origins: Vec<Origin>) -> Bench {
     bench(&Site { caching: Some(Caching::default()), ..site(origins) })
 }
 
-fn get(path: &str) -> Forward {
-    Forward { method: Method::GET, retries: Retries::Usual, ..Forward::probe(path) }
+fn get(path: &str) -> ForwardRequest {
+    ForwardRequest { method: Method::GET, retries: Retries::Usual, ..ForwardRequest::probe(path) }
 }
 
 /// A write with a body of which one byte comes, and then what `then` gives.
-fn put(path: &str, then: impl Stream<Item = Piece> + Send + 'static) -> Forward {
+fn put(path: &str, then: impl Stream<Item = Piece> + Send + 'static) -> ForwardRequest {
     let first: Piece = Ok(Frame::data(Bytes::from_static(b"x")));
     let pieces = stream::once(async { first }).chain(then);
     let content: OutboundBody = OutboundBody::new(StreamBody::new(pieces));
     let body = Some(ClientBody { client: Asker::default(), content });
-    Forward { method: Method::PUT, body, ..get(path) }
+    ForwardRequest { method: Method::PUT, body, ..get(path) }
 }
 
 /// The same from this client.
-fn put_of(last: u8, path: &str, then: impl Stream<Item = Piece> + Send + 'static) -> Forward {
+fn put_of(
+    last: u8,
+    path: &str,
+    then: impl Stream<Item = Piece> + Send + 'static,
+) -> ForwardRequest {
     let forward = put(path, then);
     let client = Asker::at([192, 0, 2, last].into());
-    Forward { body: forward.body.map(|body| ClientBody { client, ..body }), ..forward }
+    ForwardRequest { body: forward.body.map(|body| ClientBody { client, ..body }), ..forward }
 }
 
 /// A client that sends 1.5 kB a second, without end.
@@ -191,7 +195,7 @@ async fn credentials_go_to_no_fallback_although_it_alone_is_asked() {
     ];
     for only in [0, 1] {
         let headers = HeaderMap::from_iter(fields.clone());
-        let asked = Forward { only: Some(only), headers, ..get("/x") };
+        let asked = ForwardRequest { only: Some(only), headers, ..get("/x") };
         assert_eq!(origins.forward(asked).await.unwrap().origin, only);
     }
     let heads = [one.heads(), two.heads()].concat();
@@ -223,7 +227,7 @@ async fn a_write_that_may_be_repeated_is_sent_again_if_a_kept_connection_ends_in
         let server = Scripted::sequence(acts).await;
         let origins = generic(vec![http_origin("one", &server)]).origins;
         assert_eq!(whole(origins.forward(get("/x")).await.unwrap()).await, b"one");
-        let asked = Forward { method: method.clone(), ..get("/x") };
+        let asked = ForwardRequest { method: method.clone(), ..get("/x") };
         assert_eq!(origins.forward(asked).await.is_ok(), times == 2, "{method}");
         let line = format!("{method} /x ");
         let heads = server.heads();

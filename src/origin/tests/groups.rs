@@ -1,4 +1,4 @@
-//! Tests of groups: whom a path is asked of first, and what an absence is worth.
+//! Tests of groups: which origin is asked first, and what an absence is worth.
 
 use super::*;
 use std::collections::BTreeSet;

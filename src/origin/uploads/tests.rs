@@ -1,4 +1,4 @@
-//! Places and the queue for them, with bodies whose pieces are given by hand.
+//! Places and the queue for them, with bodies that are given piece by piece by hand.
 
 use super::*;
 use crate::client::{BoxError, UploadError};
@@ -20,7 +20,7 @@ fn client(last: u8) -> Asker {
 
 type Pieces = mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>;
 
-/// An upload whose pieces are given by hand.
+/// An upload that is given piece by piece by hand.
 struct Sent {
     pieces: Pieces,
     body: UploadBody,
@@ -29,7 +29,7 @@ struct Sent {
 
 impl Sent {
     /// One that has arrived and waits for no place yet, of which so many bytes have come.
-    fn arrived(uploads: &Uploads, client: Asker, bytes: usize) -> Self {
+    fn arrived(uploads: &UploadQueue, client: Asker, bytes: usize) -> Self {
         let (pieces, given) = mpsc::unbounded_channel();
         let given = stream::unfold(given, |mut given| async move {
             given.recv().await.map(|piece| (piece, given))
@@ -63,18 +63,18 @@ impl Sent {
 }
 
 /// The upload in its place, as soon as it has one; so many bytes of it have come.
-async fn place(uploads: &Arc<Uploads>, client: Asker, bytes: usize) -> Option<Sent> {
+async fn place(uploads: &Arc<UploadQueue>, client: Asker, bytes: usize) -> Option<Sent> {
     let mut sent = Sent::arrived(uploads, client, bytes);
     sent.place = uploads.place(&mut sent.body).await;
     sent.place.is_some().then_some(sent)
 }
 
 /// The same, if there is a place now.
-fn place_now(uploads: &Arc<Uploads>, client: Asker) -> Option<Sent> {
+fn place_now(uploads: &Arc<UploadQueue>, client: Asker) -> Option<Sent> {
     place(uploads, client, 0).now_or_never().flatten()
 }
 
-fn as_many(uploads: &Arc<Uploads>, last: u8) -> Vec<Sent> {
+fn as_many(uploads: &Arc<UploadQueue>, last: u8) -> Vec<Sent> {
     std::iter::from_fn(|| place_now(uploads, client(last))).collect()
 }
 
@@ -85,7 +85,7 @@ fn ended(uploads: &mut [Sent]) -> Vec<usize> {
 }
 
 /// Uploads of these clients, of which nothing has come for longer than a pause may last.
-async fn stalled(uploads: &Arc<Uploads>, clients: &[u8]) -> Vec<Sent> {
+async fn stalled(uploads: &Arc<UploadQueue>, clients: &[u8]) -> Vec<Sent> {
     let placed = clients.iter().map(|last| place_now(uploads, client(*last)).unwrap());
     let mut placed: Vec<_> = placed.collect();
     assert!(ended(&mut placed).is_empty());
@@ -96,7 +96,7 @@ async fn stalled(uploads: &Arc<Uploads>, clients: &[u8]) -> Vec<Sent> {
 
 #[tokio::test]
 async fn a_client_with_a_quarter_of_the_places_gets_none_of_the_last_quarter() {
-    let uploads = Uploads::new(8, PAUSE_MAX);
+    let uploads = UploadQueue::new(8, PAUSE_MAX);
     let first = as_many(&uploads, 1);
     assert_eq!((first.len(), as_many(&uploads, 2).len()), (6, 2));
     let second = as_many(&uploads, 2);
@@ -113,7 +113,7 @@ async fn a_client_with_a_quarter_of_the_places_gets_none_of_the_last_quarter() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_upload_makes_room_for_a_client_that_has_fewer() {
-    let uploads = Uploads::new(8, PAUSE_MAX);
+    let uploads = UploadQueue::new(8, PAUSE_MAX);
     let mut placed = as_many(&uploads, 1);
     placed.extend(as_many(&uploads, 2));
     // The last one of the first client is fast enough.
@@ -143,7 +143,7 @@ async fn a_slow_upload_makes_room_for_a_client_that_has_fewer() {
 #[tokio::test(start_paused = true)]
 async fn uploads_are_served_in_the_order_of_their_arrival() {
     for bytes in [0, MANY] {
-        let uploads = Uploads::new(1, PAUSE_MAX);
+        let uploads = UploadQueue::new(1, PAUSE_MAX);
         let first = place_now(&uploads, client(1)).unwrap();
         let mut second = Box::pin(place(&uploads, client(2), bytes));
         let mut third = Box::pin(place(&uploads, client(3), bytes));
@@ -166,7 +166,7 @@ async fn uploads_are_served_in_the_order_of_their_arrival() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_whose_client_has_its_share_holds_up_no_other() {
-    let uploads = Uploads::new(8, PAUSE_MAX);
+    let uploads = UploadQueue::new(8, PAUSE_MAX);
     let mut first = as_many(&uploads, 1);
     let mut more = Box::pin(place(&uploads, client(1), MANY));
     assert!(poll!(&mut more).is_pending());
@@ -179,7 +179,7 @@ async fn an_upload_whose_client_has_its_share_holds_up_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn no_upload_of_another_client_ends_for_one_that_has_as_many_and_proves_nothing() {
-    let uploads = Uploads::new(4, PAUSE_MAX);
+    let uploads = UploadQueue::new(4, PAUSE_MAX);
     let mut placed = stalled(&uploads, &[1, 2, 3, 4]).await;
     let mut same = Box::pin(place(&uploads, client(4), 0));
     assert!(poll!(&mut same).is_pending());
@@ -194,7 +194,7 @@ async fn no_upload_of_another_client_ends_for_one_that_has_as_many_and_proves_no
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_upload_makes_room_for_one_of_its_own_client() {
-    let uploads = Uploads::new(8, PAUSE_MAX);
+    let uploads = UploadQueue::new(8, PAUSE_MAX);
     let mut placed = stalled(&uploads, &[1, 1, 1, 1, 1, 1]).await;
     let mut waiting = Box::pin(place(&uploads, client(1), 0));
     assert!(poll!(&mut waiting).is_pending());
@@ -206,7 +206,7 @@ async fn a_slow_upload_makes_room_for_one_of_its_own_client() {
 
 #[tokio::test(start_paused = true)]
 async fn no_upload_ends_in_vain() {
-    let uploads = Uploads::new(8, PAUSE_MAX);
+    let uploads = UploadQueue::new(8, PAUSE_MAX);
     let mut placed = stalled(&uploads, &[1, 1, 1, 1, 1, 1, 2, 2]).await;
     for bytes in [0, MANY] {
         let mut waiting = Box::pin(place(&uploads, client(1), bytes));
@@ -223,7 +223,7 @@ async fn no_upload_ends_in_vain() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_goes_on_in_time_is_not_ended() {
-    let uploads = Uploads::new(8, PAUSE_MAX);
+    let uploads = UploadQueue::new(8, PAUSE_MAX);
     let mut placed = stalled(&uploads, &[1, 1, 1, 1, 1, 1, 2, 2]).await;
     let mut waiting = Box::pin(place(&uploads, client(3), 0));
     assert!(poll!(&mut waiting).is_pending());
@@ -240,7 +240,7 @@ async fn an_upload_that_goes_on_in_time_is_not_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn what_its_origin_does_not_take_is_not_slow() {
-    let uploads = Uploads::new(1, PAUSE_MAX);
+    let uploads = UploadQueue::new(1, PAUSE_MAX);
     let mut sent = place_now(&uploads, client(1)).unwrap();
     sent.brings(1);
     assert!(sent.body.frame().now_or_never().is_some());
@@ -259,7 +259,7 @@ async fn what_its_origin_does_not_take_is_not_slow() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_upload_is_slow_after_its_grace() {
-    let uploads = Uploads::new(1, PAUSE_MAX / 4);
+    let uploads = UploadQueue::new(1, PAUSE_MAX / 4);
     let mut sent = place_now(&uploads, client(1)).unwrap();
     assert!(!sent.is_ended());
     advance(PAUSE_MAX / 2).await;
@@ -269,7 +269,7 @@ async fn a_new_upload_is_slow_after_its_grace() {
 
 #[tokio::test(start_paused = true)]
 async fn a_place_is_waited_for() {
-    let uploads = Uploads::new(1, PAUSE_MAX);
+    let uploads = UploadQueue::new(1, PAUSE_MAX);
     let mut sent = place(&uploads, client(1), 0).await.unwrap();
     let waiting = tokio::spawn({
         let uploads = Arc::clone(&uploads);
@@ -283,7 +283,7 @@ async fn a_place_is_waited_for() {
 }
 
 /// An upload that brings ten bytes each fifth of a second, anew as often as it ends.
-async fn trickles(uploads: Arc<Uploads>, client: Asker) {
+async fn trickles(uploads: Arc<UploadQueue>, client: Asker) {
     loop {
         let Ok(Some(mut sent)) = timeout(SECOND * 5, place(&uploads, client, 10)).await else {
             continue;
@@ -300,7 +300,7 @@ async fn trickles(uploads: Arc<Uploads>, client: Asker) {
 /// FAULTS.md G9: more slow uploads than places wait before it, each from an address of its own.
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_goes_on_has_a_place_soon_however_many_clients_trickle() {
-    let uploads = Uploads::new(8, SECOND * 5 / 2);
+    let uploads = UploadQueue::new(8, SECOND * 5 / 2);
     let slow = (0..200).map(|last| tokio::spawn(trickles(Arc::clone(&uploads), client(last))));
     let slow: Vec<_> = slow.collect();
     sleep(SECOND * 7).await;
@@ -319,7 +319,7 @@ async fn an_upload_that_goes_on_has_a_place_soon_however_many_clients_trickle() 
 
 #[tokio::test(start_paused = true)]
 async fn what_came_while_an_upload_waited_is_sent_first() {
-    let uploads = Uploads::new(1, PAUSE_MAX);
+    let uploads = UploadQueue::new(1, PAUSE_MAX);
     let first = place_now(&uploads, client(1)).unwrap();
     let mut sent = Sent::arrived(&uploads, client(2), 3_000);
     let mut waiting = Box::pin(uploads.place(&mut sent.body));
@@ -337,7 +337,7 @@ async fn what_came_while_an_upload_waited_is_sent_first() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_breaks_off_waits_no_longer() {
-    let uploads = Uploads::new(1, PAUSE_MAX);
+    let uploads = UploadQueue::new(1, PAUSE_MAX);
     let _first = place_now(&uploads, client(1)).unwrap();
     let mut sent = Sent::arrived(&uploads, client(2), 0);
     let pieces = sent.pieces.clone();

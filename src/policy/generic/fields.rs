@@ -7,7 +7,7 @@ use crate::object;
 use crate::object::tags::TAG_FIELD;
 use crate::policy::fields::of_one_client;
 use crate::policy::response::Times;
-use crate::rfc::cache_control::Qualified;
+use crate::rfc::cache_control::QualifiedFields;
 use crate::rfc::date::HttpDate;
 use crate::rfc::grammar;
 use crate::rfc::hop_by_hop;
@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 /// `Surrogate-Control`: for this cache alone.
 pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
-/// Puts in the `Date` of its arrival where a response has none, or one that cannot be read (RFC
+/// Puts in the `Date` of its arrival if a response has none, or one that cannot be read (RFC
 /// 9110 section 6.6.1).
 pub fn dated(headers: &mut HeaderMap, times: Times) {
     let has_date = headers.get(header::DATE).is_some_and(|date| HttpDate::parse(date).is_some());
@@ -55,7 +55,7 @@ impl Divided {
         };
         of_one_client().for_each(|name| take(&name));
         for qualified in [&directives.no_cache, &directives.private] {
-            if let Qualified::Fields(names) = qualified {
+            if let QualifiedFields::Fields(names) = qualified {
                 names.iter().for_each(&mut take);
             }
         }
@@ -190,7 +190,7 @@ const HARMLESS_FAMILIES: [&str; 3] = ["accept", "access-control-request-", "sec-
 
 /// What becomes of the answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum AnswerUse {
     /// It may be stored.
     MayBeStored,
     /// It goes to its client alone.
@@ -200,7 +200,7 @@ pub enum Fate {
 /// The fields of a client's request that go to the origin: not those of its connection. If the
 /// answer may be stored, only those that cannot make it another one for other clients, and the
 /// `further` ones; else all but those that tell of another request than this one.
-pub fn forwarded(client: &HeaderMap, fate: Fate, further: &[HeaderName]) -> HeaderMap {
+pub fn forwarded(client: &HeaderMap, fate: AnswerUse, further: &[HeaderName]) -> HeaderMap {
     let mut fields = client.clone();
     hop_by_hop::remove(&mut fields);
     for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
@@ -210,7 +210,7 @@ pub fn forwarded(client: &HeaderMap, fate: Fate, further: &[HeaderName]) -> Head
     for name in OVERRIDING {
         fields.remove(name);
     }
-    if fate == Fate::MayBeStored {
+    if fate == AnswerUse::MayBeStored {
         let goes = |name: &HeaderName| is_harmless(name.as_str()) || further.contains(name);
         let others: Vec<HeaderName> = fields.keys().filter(|name| !goes(name)).cloned().collect();
         for name in others {
@@ -221,10 +221,10 @@ pub fn forwarded(client: &HeaderMap, fate: Fate, further: &[HeaderName]) -> Head
     fields
 }
 
-/// Whether the origin is told more of a request that is passed on than of one whose answer may be
-/// stored.
+/// Whether a request that is passed on tells the origin more than one with a storable answer.
 pub fn has_unkeyed(client: &HeaderMap, further: &[HeaderName]) -> bool {
-    forwarded(client, Fate::PassedOn, further) != forwarded(client, Fate::MayBeStored, further)
+    forwarded(client, AnswerUse::PassedOn, further)
+        != forwarded(client, AnswerUse::MayBeStored, further)
 }
 
 fn is_harmless(name: &str) -> bool {
@@ -261,7 +261,7 @@ pub const CONDITIONS: [HeaderName; 6] = [
     header::RANGE,
 ];
 
-/// Takes out the conditions and ranges of a request, where the cache wants the whole of what it
+/// Takes out the conditions and ranges of a request, if the cache wants the whole of what it
 /// stores.
 pub fn unconditional(request: &mut HeaderMap) {
     for name in CONDITIONS {
@@ -411,9 +411,9 @@ mod tests {
         ]);
         let further = [HeaderName::from_static("x-further")];
         let usual = [("accept", "*/*"), ("cookie", "a=b; c=d"), ("x-further", "1")];
-        let sent = forwarded(&client, Fate::MayBeStored, &further);
+        let sent = forwarded(&client, AnswerUse::MayBeStored, &further);
         assert_eq!(sent, fields(&usual));
-        let sent = forwarded(&client, Fate::PassedOn, &[]);
+        let sent = forwarded(&client, AnswerUse::PassedOn, &[]);
         let own = [("x-own", "1"), ("x-requested-with", "XMLHttpRequest"), ("x-xsrf-token", "1")];
         assert_eq!(sent, fields(&[&usual[..], &own].concat()));
         let mut request = fields(&[("range", "bytes=0-"), ("if-range", "\"a\""), ("a", "1")]);

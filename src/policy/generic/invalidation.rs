@@ -14,9 +14,9 @@ pub fn is_of_unknown_fate(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT)
 }
 
-/// Where a request came in, and whose answer it is.
+/// The URL that a request came in for, and the hosts of the origins that may answer it.
 #[derive(Debug, Clone, Copy)]
-pub struct Whereabouts<'a> {
+pub struct RequestAuthority<'a> {
     /// The scheme by which the client asked.
     pub scheme: &'a str,
     /// The host, and perhaps the port, that it asked for.
@@ -28,9 +28,9 @@ pub struct Whereabouts<'a> {
 /// What else than the URL that was written to is stale: the path and query of `Location` and
 /// `Content-Location`, if they are of the same host, or of an origin's. The scheme and the port
 /// make no difference: they are others behind something that ends TLS.
-pub fn also_stale(asked: &Uri, place: Whereabouts<'_>, headers: &HeaderMap) -> Vec<String> {
+pub fn also_stale(asked: &Uri, place: RequestAuthority<'_>, headers: &HeaderMap) -> Vec<String> {
     const NAMES: [HeaderName; 2] = [header::LOCATION, header::CONTENT_LOCATION];
-    let Whereabouts { scheme, authority, origins } = place;
+    let RequestAuthority { scheme, authority, origins } = place;
     // With its authority, as HTTP/2 and the absolute form have it, the target is a URL itself.
     let target = asked.path_and_query().map_or("/", PathAndQuery::as_str);
     let base = url::Url::parse(&format!("{scheme}://{authority}{target}"));
@@ -51,7 +51,7 @@ pub fn also_stale(asked: &Uri, place: Whereabouts<'_>, headers: &HeaderMap) -> V
 
 /// Whether the answer to a POST is at the same time what GET of the same URL would bring: it says
 /// so by its `Content-Location` (RFC 9110 section 9.3.3).
-pub fn is_of_itself(asked: &Uri, place: Whereabouts<'_>, headers: &HeaderMap) -> bool {
+pub fn is_of_itself(asked: &Uri, place: RequestAuthority<'_>, headers: &HeaderMap) -> bool {
     let Some(location) = headers.get(header::CONTENT_LOCATION) else { return false };
     let mut alone = HeaderMap::new();
     alone.insert(header::CONTENT_LOCATION, location.clone());
@@ -65,7 +65,7 @@ mod tests {
     use crate::policy::testing::fields;
 
     fn stale(lines: &[(&str, &str)]) -> Vec<String> {
-        let place = Whereabouts { scheme: "http", authority: "x.org:80", origins: &["o.org"] };
+        let place = RequestAuthority { scheme: "http", authority: "x.org:80", origins: &["o.org"] };
         also_stale(&"/a/b?c".parse().unwrap(), place, &fields(lines))
     }
 
@@ -87,7 +87,7 @@ mod tests {
     /// FAULTS.md G16e.
     #[test]
     fn a_target_with_its_authority_is_the_same_place() {
-        let place = Whereabouts { scheme: "https", authority: "x.org", origins: &[] };
+        let place = RequestAuthority { scheme: "https", authority: "x.org", origins: &[] };
         for target in ["/a/b?c", "https://x.org/a/b?c", "http://x.org/a/b?c"] {
             let asked: Uri = target.parse().unwrap();
             let stale = |value: &str| also_stale(&asked, place, &fields(&[("location", value)]));
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn an_answer_says_that_it_is_of_its_own_url() {
         let asked = "/a/b?c".parse().unwrap();
-        let place = Whereabouts { scheme: "http", authority: "x", origins: &[] };
+        let place = RequestAuthority { scheme: "http", authority: "x", origins: &[] };
         let is = |value: &str| is_of_itself(&asked, place, &fields(&[("content-location", value)]));
         assert!(is("/a/b?c") && is("b?c") && is("http://x/a/b?c"));
         assert!(!is("/a/b") && !is("http://y/a/b?c"));

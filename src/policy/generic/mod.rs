@@ -20,7 +20,7 @@ pub mod selection;
 pub mod storing;
 pub mod variant;
 
-use crate::rfc::cache_control::{CacheControl, Qualified, qualified};
+use crate::rfc::cache_control::{CacheControl, QualifiedFields, qualified};
 use crate::rfc::targeted;
 use http::{HeaderMap, HeaderName};
 
@@ -32,9 +32,9 @@ pub struct Directives {
     /// Whether they come from a targeted field, so that `Cache-Control` and `Expires` do not count.
     pub is_targeted: bool,
     /// For what `no-cache` is given.
-    pub no_cache: Qualified,
+    pub no_cache: QualifiedFields,
     /// For what `private` is given.
-    pub private: Qualified,
+    pub private: QualifiedFields,
 }
 
 impl Directives {
@@ -43,7 +43,7 @@ impl Directives {
     pub fn of(headers: &HeaderMap, targets: &[HeaderName]) -> Self {
         use crate::rfc::cache_control::Flag;
         let whole = |flag, control: &CacheControl| {
-            if control.has(flag) { Qualified::Whole } else { Qualified::No }
+            if control.has(flag) { QualifiedFields::Whole } else { QualifiedFields::No }
         };
         match targeted::directives(headers, targets) {
             Some(control) => Self {
@@ -63,6 +63,6 @@ impl Directives {
 
     /// Whether the whole response may be used only after its origin has confirmed it.
     pub fn must_be_confirmed(&self) -> bool {
-        self.no_cache == Qualified::Whole
+        self.no_cache == QualifiedFields::Whole
     }
 }

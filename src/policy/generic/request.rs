@@ -7,12 +7,12 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 /// What is done with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// GET and HEAD: from the cache where it may be, into the cache where it may be.
+pub enum RequestHandling {
+    /// GET and HEAD: from the cache if permitted, and into the cache if permitted.
     Cached,
     /// To the origin and back, nothing kept: a method that reads but is not cached here.
     Through,
-    /// As [`Way::Through`], and what the answer's success makes stale is forgotten.
+    /// As [`RequestHandling::Through`], and what the answer's success makes stale is forgotten.
     Write,
     /// Not at all: it would make a tunnel, or reflect what is sent.
     Refused,
@@ -20,18 +20,18 @@ pub enum Way {
 
 /// What is done with a request of this method (RFC 9110 section 9.2): one that is not known to be
 /// safe counts as a write.
-pub fn way(method: &Method) -> Way {
+pub fn way(method: &Method) -> RequestHandling {
     match *method {
-        Method::GET | Method::HEAD => Way::Cached,
-        Method::OPTIONS => Way::Through,
-        Method::CONNECT | Method::TRACE => Way::Refused,
-        _ => Way::Write,
+        Method::GET | Method::HEAD => RequestHandling::Cached,
+        Method::OPTIONS => RequestHandling::Through,
+        Method::CONNECT | Method::TRACE => RequestHandling::Refused,
+        _ => RequestHandling::Write,
     }
 }
 
 /// Whether a request goes further (RFC 9110 section 7.6.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reach {
+pub enum ForwardingLimit {
     /// As it is.
     Further,
     /// With this as its `Max-Forwards`.
@@ -42,18 +42,18 @@ pub enum Reach {
 
 /// How far a request of this method for `path` goes: `OPTIONS *` asks about a server, and this is
 /// the one that was asked.
-pub fn reach(method: &Method, path: &str, headers: &HeaderMap) -> Reach {
+pub fn reach(method: &Method, path: &str, headers: &HeaderMap) -> ForwardingLimit {
     if *method != Method::OPTIONS {
-        return Reach::Further;
+        return ForwardingLimit::Further;
     }
     if path == "*" {
-        return Reach::Here;
+        return ForwardingLimit::Here;
     }
     let value = headers.get(header::MAX_FORWARDS).and_then(|value| value.to_str().ok());
     match value.map(str::parse::<u32>) {
-        Some(Ok(0)) => Reach::Here,
-        Some(Ok(left)) => Reach::FurtherWith(HeaderValue::from(left - 1)),
-        Some(Err(_)) | None => Reach::Further,
+        Some(Ok(0)) => ForwardingLimit::Here,
+        Some(Ok(left)) => ForwardingLimit::FurtherWith(HeaderValue::from(left - 1)),
+        Some(Err(_)) | None => ForwardingLimit::Further,
     }
 }
 
@@ -68,7 +68,7 @@ pub struct Wishes {
 impl Wishes {
     /// Those of a request with these fields, as far as the site honours them.
     ///
-    /// `Pragma: no-cache` counts where there is no `Cache-Control` (RFC 9111 section 5.4).
+    /// `Pragma: no-cache` counts if there is no `Cache-Control` (RFC 9111 section 5.4).
     pub fn of(headers: &HeaderMap, honoured: RequestControl) -> Self {
         let mut control = CacheControl::of(headers);
         if honoured == RequestControl::Ignore {
@@ -113,7 +113,7 @@ impl Wishes {
         self.control.seconds(Delta::MaxStale).map(u64::from)
     }
 
-    /// For how many seconds the answer may have been stale where no origin has one.
+    /// For how many seconds the answer may have been stale if no origin has one.
     pub fn stale_if_error(&self) -> Option<u64> {
         self.control.seconds(Delta::StaleIfError).map(u64::from)
     }
@@ -139,15 +139,15 @@ mod tests {
     #[test]
     fn a_method_that_is_not_known_to_be_safe_is_a_write() {
         for (method, expected) in [
-            ("GET", Way::Cached),
-            ("HEAD", Way::Cached),
-            ("OPTIONS", Way::Through),
-            ("TRACE", Way::Refused),
-            ("CONNECT", Way::Refused),
-            ("POST", Way::Write),
-            ("PUT", Way::Write),
-            ("M-SEARCH", Way::Write),
-            ("get", Way::Write),
+            ("GET", RequestHandling::Cached),
+            ("HEAD", RequestHandling::Cached),
+            ("OPTIONS", RequestHandling::Through),
+            ("TRACE", RequestHandling::Refused),
+            ("CONNECT", RequestHandling::Refused),
+            ("POST", RequestHandling::Write),
+            ("PUT", RequestHandling::Write),
+            ("M-SEARCH", RequestHandling::Write),
+            ("get", RequestHandling::Write),
         ] {
             assert_eq!(way(&Method::from_bytes(method.as_bytes()).unwrap()), expected, "{method}");
         }
@@ -159,13 +159,13 @@ mod tests {
             let headers = fields(&[("max-forwards", value)]);
             reach(&Method::from_bytes(method.as_bytes()).unwrap(), path, &headers)
         };
-        assert_eq!(reach("OPTIONS", "*", "5"), Reach::Here);
-        assert_eq!(reach("OPTIONS", "/a", "0"), Reach::Here);
-        assert_eq!(reach("OPTIONS", "/a", "5"), Reach::FurtherWith(HeaderValue::from(4)));
+        assert_eq!(reach("OPTIONS", "*", "5"), ForwardingLimit::Here);
+        assert_eq!(reach("OPTIONS", "/a", "0"), ForwardingLimit::Here);
+        assert_eq!(reach("OPTIONS", "/a", "5"), ForwardingLimit::FurtherWith(HeaderValue::from(4)));
         for value in ["", "x", "-1", "99999999999"] {
-            assert_eq!(reach("OPTIONS", "/a", value), Reach::Further);
+            assert_eq!(reach("OPTIONS", "/a", value), ForwardingLimit::Further);
         }
-        assert_eq!(reach("GET", "/a", "0"), Reach::Further);
+        assert_eq!(reach("GET", "/a", "0"), ForwardingLimit::Further);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Whether what is stored may be used for a request, at once, while it is refreshed, after its
-//! origin has confirmed it, or in place of an origin that has no answer (RFC 9111 section 4, RFC
-//! 5861, RFC 8246). Pure.
+//! Decides whether a stored response may be used for a request: at once, while it is refreshed,
+//! after its origin has confirmed it, or if no origin has an answer. The rules are those of RFC
+//! 9111 section 4, RFC 5861 and RFC 8246. Pure.
 
 use super::Directives;
 use super::request::Wishes;
@@ -30,7 +30,7 @@ pub enum Outage {
     ServerError,
 }
 
-/// Seconds for which a stale response bridges a disconnection where nobody says how long: RFC 9111
+/// Seconds for which a stale response bridges a disconnection if no field states how long: RFC 9111
 /// section 4.2.4 permits it, and a day is what an operator needs to come back.
 const DISCONNECTED_SECONDS: u64 = 24 * 60 * 60;
 
@@ -84,7 +84,7 @@ pub fn judge(
     Reuse::Confirm
 }
 
-/// Whether `stored` may be sent where its origin could not confirm it for that reason.
+/// Whether `stored` may be sent if its origin could not confirm it for that reason.
 pub fn may_bridge(
     stored: &Meta,
     directives: &Directives,

@@ -19,7 +19,7 @@ const STRONG_SECONDS: i64 = 60;
 
 /// What of a response a request gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selection {
+pub enum GenericSelection {
     /// 200 with all of it.
     Whole,
     /// 206 with one stretch.
@@ -53,24 +53,24 @@ pub fn select(
     request: &HeaderMap,
     stored: &HeaderMap,
     (length, several): (Option<u64>, Several),
-) -> Selection {
+) -> GenericSelection {
     let own = Validators::of(stored);
     match evaluate(&Method::GET, request, &own) {
-        Condition::NotModified => return Selection::NotModified,
-        Condition::PreconditionFailed => return Selection::PreconditionFailed,
+        Condition::NotModified => return GenericSelection::NotModified,
+        Condition::PreconditionFailed => return GenericSelection::PreconditionFailed,
         Condition::Proceed => {}
     }
     let (ReadMethod::Get, Some(length)) = (method, length) else {
-        return Selection::Whole;
+        return GenericSelection::Whole;
     };
     match ByteRanges::of(request) {
         Some(ranges) if applies(request, stored) => resolve(&ranges, length, several),
-        _ => Selection::Whole,
+        _ => GenericSelection::Whole,
     }
 }
 
 /// Whether the ranges of a request are to be looked at (RFC 9110 section 13.1.5): an `If-Range`
-/// with a date counts only where that is a strong validator.
+/// with a date counts only if that is a strong validator.
 pub fn applies(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let own = Validators::of(stored);
     let own =
@@ -83,20 +83,20 @@ fn is_strong(changed: HttpDate, stored: &HeaderMap) -> bool {
     date.is_some_and(|date| date.secs().saturating_sub(changed.secs()) >= STRONG_SECONDS)
 }
 
-fn resolve(ranges: &ByteRanges, length: u64, several: Several) -> Selection {
+fn resolve(ranges: &ByteRanges, length: u64, several: Several) -> GenericSelection {
     match ranges.resolve_over_gaps(length, PART_BYTES) {
-        Resolved::Whole => Selection::Whole,
-        Resolved::Single(span) => Selection::Part(span),
+        Resolved::Whole => GenericSelection::Whole,
+        Resolved::Single(span) => GenericSelection::Part(span),
         Resolved::Multiple(spans) => {
             let bytes = spans.iter().map(|span| span.length().saturating_add(PART_BYTES));
             let is_less = bytes.fold(0, u64::saturating_add) < length;
             if is_less && several == Several::Sent {
-                Selection::Parts(spans)
+                GenericSelection::Parts(spans)
             } else {
-                Selection::Whole
+                GenericSelection::Whole
             }
         }
-        Resolved::Unsatisfiable => Selection::Unsatisfiable { length },
+        Resolved::Unsatisfiable => GenericSelection::Unsatisfiable { length },
     }
 }
 
@@ -109,7 +109,7 @@ mod tests {
     const SOON: &str = "Sun, 06 Nov 1994 08:50:36 GMT";
     const LATER: &str = "Sun, 06 Nov 1994 08:50:37 GMT";
 
-    fn get(request: &[(&str, &str)], stored: &[(&str, &str)], length: u64) -> Selection {
+    fn get(request: &[(&str, &str)], stored: &[(&str, &str)], length: u64) -> GenericSelection {
         let several = (Some(length), Several::Sent);
         select(ReadMethod::Get, &fields(request), &fields(stored), several)
     }
@@ -121,38 +121,41 @@ mod tests {
     #[test]
     fn several_ranges_are_sent_where_they_are_less_than_the_whole() {
         let asked = |ranges: &str, length| get(&[("range", ranges)], &[], length);
-        let parts = |spans: &[ByteSpan]| Selection::Parts(spans.to_vec());
+        let parts = |spans: &[ByteSpan]| GenericSelection::Parts(spans.to_vec());
         assert_eq!(asked("bytes=0-1,500-501", 1_000), parts(&[span(0, 1), span(500, 501)]));
         assert_eq!(asked("bytes=-1,0-1", 1_000), parts(&[span(999, 999), span(0, 1)]));
         // What lies close together is one stretch.
-        assert_eq!(asked("bytes=0-1,129-130", 1_000), Selection::Part(span(0, 130)));
+        assert_eq!(asked("bytes=0-1,129-130", 1_000), GenericSelection::Part(span(0, 130)));
         assert_eq!(asked("bytes=0-1,130-131", 1_000), parts(&[span(0, 1), span(130, 131)]));
         // Nearly all of it, or more than it.
-        assert_eq!(asked("bytes=0-700,850-", 1_000), Selection::Whole);
-        assert_eq!(asked("bytes=0-0,150-150", 256), Selection::Whole);
-        assert_eq!(asked("bytes=1000-,2000-", 1_000), Selection::Unsatisfiable { length: 1_000 });
-        assert_eq!(asked("bytes=0-0,2000-", 1_000), Selection::Part(span(0, 0)));
+        assert_eq!(asked("bytes=0-700,850-", 1_000), GenericSelection::Whole);
+        assert_eq!(asked("bytes=0-0,150-150", 256), GenericSelection::Whole);
+        assert_eq!(
+            asked("bytes=1000-,2000-", 1_000),
+            GenericSelection::Unsatisfiable { length: 1_000 }
+        );
+        assert_eq!(asked("bytes=0-0,2000-", 1_000), GenericSelection::Part(span(0, 0)));
         let many: Vec<String> = (0..17).map(|at| format!("{0}-{0}", at * 1_000)).collect();
-        assert_eq!(asked(&format!("bytes={}", many.join(",")), 1 << 20), Selection::Whole);
+        assert_eq!(asked(&format!("bytes={}", many.join(",")), 1 << 20), GenericSelection::Whole);
         let request = fields(&[("range", "bytes=0-1,500-501")]);
         let unsent = (Some(1_000), Several::AsWhole);
         let whole = select(ReadMethod::Get, &request, &fields(&[]), unsent);
-        assert_eq!(whole, Selection::Whole);
+        assert_eq!(whole, GenericSelection::Whole);
     }
 
     #[test]
     fn a_date_permits_a_range_where_it_is_a_strong_validator() {
         let range = ("range", "bytes=0-0");
-        let part = Selection::Part(span(0, 0));
+        let part = GenericSelection::Part(span(0, 0));
         for (asked, stored, expected) in [
             (CHANGED, &[("last-modified", CHANGED), ("date", LATER)][..], &part),
-            (CHANGED, &[("last-modified", CHANGED), ("date", SOON)], &Selection::Whole),
-            (CHANGED, &[("last-modified", CHANGED)], &Selection::Whole),
-            (LATER, &[("last-modified", CHANGED), ("date", LATER)], &Selection::Whole),
+            (CHANGED, &[("last-modified", CHANGED), ("date", SOON)], &GenericSelection::Whole),
+            (CHANGED, &[("last-modified", CHANGED)], &GenericSelection::Whole),
+            (LATER, &[("last-modified", CHANGED), ("date", LATER)], &GenericSelection::Whole),
             ("\"a\"", &[("etag", "\"a\"")], &part),
-            ("\"a\"", &[("etag", "W/\"a\"")], &Selection::Whole),
-            ("W/\"a\"", &[("etag", "W/\"a\"")], &Selection::Whole),
-            ("junk", &[("etag", "\"a\"")], &Selection::Whole),
+            ("\"a\"", &[("etag", "W/\"a\"")], &GenericSelection::Whole),
+            ("W/\"a\"", &[("etag", "W/\"a\"")], &GenericSelection::Whole),
+            ("junk", &[("etag", "\"a\"")], &GenericSelection::Whole),
         ] {
             assert_eq!(get(&[range, ("if-range", asked)], stored, 10), *expected, "{stored:?}");
         }
@@ -163,10 +166,10 @@ mod tests {
         let stored = [("etag", "\"a\"")];
         let range = ("range", "bytes=99-");
         let asked = |condition| get(&[range, condition], &stored, 10);
-        assert_eq!(asked(("if-none-match", "\"a\"")), Selection::NotModified);
-        assert_eq!(asked(("if-match", "\"b\"")), Selection::PreconditionFailed);
+        assert_eq!(asked(("if-none-match", "\"a\"")), GenericSelection::NotModified);
+        assert_eq!(asked(("if-match", "\"b\"")), GenericSelection::PreconditionFailed);
         let several = (Some(10), Several::Sent);
         let head = select(ReadMethod::Head, &fields(&[range]), &fields(&stored), several);
-        assert_eq!(head, Selection::Whole);
+        assert_eq!(head, GenericSelection::Whole);
     }
 }

@@ -12,7 +12,7 @@ use crate::policy::fields::Challenge;
 use crate::policy::response::Times;
 use crate::rfc::age::initial_age;
 use crate::rfc::cache_control::{
-    DELTA_SECONDS_MAX, Delta, Flag, Qualified, is_heuristically_cacheable,
+    DELTA_SECONDS_MAX, Delta, Flag, QualifiedFields, is_heuristically_cacheable,
 };
 use crate::rfc::date::HttpDate;
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -25,7 +25,7 @@ const HEURISTIC_SECONDS_MAX: i64 = 7 * 24 * 60 * 60;
 
 /// A response to GET that might be stored.
 #[derive(Debug, Clone, Copy)]
-pub struct Reply<'a> {
+pub struct GenericReply<'a> {
     /// Its status.
     pub status: StatusCode,
     /// Its fields, `Date` among them (see [`fields::dated`]).
@@ -38,16 +38,16 @@ pub struct Reply<'a> {
 
 /// What is decided about a response.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum StoringVerdict {
     /// It is stored.
-    Store(Box<Storable>),
+    Store(Box<StorableResponse>),
     /// It is passed on, and not stored.
-    Pass(PassReason),
+    Pass(GenericPassReason),
 }
 
 /// What is stored of a response beside its body.
 #[derive(Debug)]
-pub struct Storable {
+pub struct StorableResponse {
     /// Its fields, with those that are not stored.
     pub fields: Divided,
     /// How long it stays fresh.
@@ -60,7 +60,7 @@ pub struct Storable {
 
 /// Why a response is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PassReason {
+pub enum GenericPassReason {
     /// The request forbids it.
     RequestNoStore,
     /// The response forbids it.
@@ -87,7 +87,7 @@ pub enum PassReason {
     HeadTooLarge,
 }
 
-impl PassReason {
+impl GenericPassReason {
     /// In logs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -108,20 +108,24 @@ impl PassReason {
 }
 
 /// Decides about a response under the site's `rule`; `targets` are its targeted fields.
-pub fn admit(reply: &Reply<'_>, rule: &CachingRule, targets: &[HeaderName]) -> Verdict {
+pub fn admit(
+    reply: &GenericReply<'_>,
+    rule: &CachingRule,
+    targets: &[HeaderName],
+) -> StoringVerdict {
     let directives = Directives::of(reply.headers, targets);
     match refused(reply, &directives, rule) {
-        Some(reason) => Verdict::Pass(reason),
+        Some(reason) => StoringVerdict::Pass(reason),
         None => stored(reply, &directives, rule),
     }
 }
 
 /// What a 304 makes of a stored response.
 #[derive(Debug)]
-pub enum Confirmed {
+pub enum Confirmation {
     /// What is stored is renewed, for every client. Cookies of the 304 go to the client that asked
     /// alone; they never keep what is stored from being renewed.
-    Renewed(Storable),
+    Renewed(StorableResponse),
     /// The client that asked gets it with these fields. What is stored stays as it is: an answer to
     /// credentials, with a challenge of one client, or to a request that forbids storing, says
     /// nothing that others may get.
@@ -134,68 +138,74 @@ pub enum Confirmed {
 /// with the status that `reply` names.
 pub fn confirmed(
     stored: &HeaderMap,
-    reply: &Reply<'_>,
+    reply: &GenericReply<'_>,
     rule: &CachingRule,
     targets: &[HeaderName],
-) -> Confirmed {
+) -> Confirmation {
     let merged = &fields::merged(stored, reply.headers);
     let divided = || Divided::of(merged, &Directives::of(merged, targets));
     let mut headers = merged.clone();
     headers.remove(header::SET_COOKIE);
-    match admit(&Reply { headers: &headers, ..*reply }, rule, targets) {
-        Verdict::Store(mut storable) => {
+    match admit(&GenericReply { headers: &headers, ..*reply }, rule, targets) {
+        StoringVerdict::Store(mut storable) => {
             storable.fields.own = divided().own;
-            Confirmed::Renewed(*storable)
+            Confirmation::Renewed(*storable)
         }
-        Verdict::Pass(
-            PassReason::RequestNoStore | PassReason::Authorization | PassReason::Challenge,
-        ) => Confirmed::ForOne(divided()),
-        Verdict::Pass(_) => Confirmed::Withdrawn(divided()),
+        StoringVerdict::Pass(
+            GenericPassReason::RequestNoStore
+            | GenericPassReason::Authorization
+            | GenericPassReason::Challenge,
+        ) => Confirmation::ForOne(divided()),
+        StoringVerdict::Pass(_) => Confirmation::Withdrawn(divided()),
     }
 }
 
-fn refused(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Option<PassReason> {
+fn refused(
+    reply: &GenericReply<'_>,
+    directives: &Directives,
+    rule: &CachingRule,
+) -> Option<GenericPassReason> {
     let control = &directives.control;
     let is_understood = control.has(Flag::MustUnderstand) && is_understood(reply.status);
     if reply.status.is_informational()
         || matches!(reply.status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED)
     {
-        return Some(PassReason::Status);
+        return Some(GenericPassReason::Status);
     }
     if control.has(Flag::MustUnderstand) && !is_understood {
-        return Some(PassReason::Status);
+        return Some(GenericPassReason::Status);
     }
     if reply.wishes.forbids_storing() {
-        return Some(PassReason::RequestNoStore);
+        return Some(GenericPassReason::RequestNoStore);
     }
     if control.has(Flag::NoStore) && !is_understood {
-        return Some(PassReason::NoStore);
+        return Some(GenericPassReason::NoStore);
     }
-    if directives.private == Qualified::Whole {
-        return Some(PassReason::Private);
+    if directives.private == QualifiedFields::Whole {
+        return Some(GenericPassReason::Private);
     }
     let is_shared = control.has(Flag::Public)
         || control.has(Flag::MustRevalidate)
         || control.seconds(Delta::SharedMaxAge).is_some();
     if reply.wishes.is_authorized && !is_shared {
-        return Some(PassReason::Authorization);
+        return Some(GenericPassReason::Authorization);
     }
     if Challenge::of(reply.headers) == Challenge::ForOne {
-        return Some(PassReason::Challenge);
+        return Some(GenericPassReason::Challenge);
     }
     if rule.set_cookie == SetCookie::Pass && reply.headers.contains_key(header::SET_COOKIE) {
-        return Some(PassReason::SetCookie);
+        return Some(GenericPassReason::SetCookie);
     }
     None
 }
 
-fn stored(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Verdict {
+fn stored(reply: &GenericReply<'_>, directives: &Directives, rule: &CachingRule) -> StoringVerdict {
     let varies = Varies::of(reply.headers);
     if varies == Varies::Any {
-        return Verdict::Pass(PassReason::VaryAny);
+        return StoringVerdict::Pass(GenericPassReason::VaryAny);
     }
     let Some(seconds) = lifetime(reply, directives, rule) else {
-        return Verdict::Pass(PassReason::Unstated);
+        return StoringVerdict::Pass(GenericPassReason::Unstated);
     };
     let age_at_response = initial_age(reply.headers, reply.times.into());
     let is_confirmable = reply.headers.contains_key(header::ETAG)
@@ -204,16 +214,16 @@ fn stored(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Ver
         || directives.control.seconds(Delta::StaleIfError).is_some_and(|seconds| seconds > 0)
         || directives.control.seconds(Delta::StaleWhileRevalidate).is_some_and(|s| s > 0);
     if seconds <= age_at_response && !is_of_use_when_stale {
-        return Verdict::Pass(PassReason::Useless);
+        return StoringVerdict::Pass(GenericPassReason::Useless);
     }
     let fields = Divided::of(reply.headers, directives);
     let lines = fields.shared.iter();
     let bytes: usize = lines.map(|(name, value)| name.as_str().len() + value.len()).sum();
     if bytes > crate::policy::response::HEAD_BYTES_MAX {
-        return Verdict::Pass(PassReason::HeadTooLarge);
+        return StoringVerdict::Pass(GenericPassReason::HeadTooLarge);
     }
     let lifetime = Lifetime::Seconds(seconds);
-    Verdict::Store(Box::new(Storable { fields, lifetime, age_at_response, varies }))
+    StoringVerdict::Store(Box::new(StorableResponse { fields, lifetime, age_at_response, varies }))
 }
 
 /// For how many seconds from its age zero a response is fresh; none if nothing says that it may be
@@ -221,7 +231,11 @@ fn stored(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Ver
 ///
 /// What the response states is kept within the rule's bounds. What must be confirmed each time
 /// has none, whatever the rule says.
-pub fn lifetime(reply: &Reply<'_>, directives: &Directives, rule: &CachingRule) -> Option<u32> {
+pub fn lifetime(
+    reply: &GenericReply<'_>,
+    directives: &Directives,
+    rule: &CachingRule,
+) -> Option<u32> {
     let bounded = |seconds: u32| {
         let (min, max) = (seconds_of(rule.ttl_min), rule.ttl_max.map_or(u32::MAX, seconds_of));
         seconds.max(min).min(max).min(DELTA_SECONDS_MAX)
@@ -250,7 +264,7 @@ pub fn is_explicit(headers: &HeaderMap, directives: &Directives) -> bool {
 }
 
 /// What the response itself states.
-fn stated(reply: &Reply<'_>, directives: &Directives) -> Option<u32> {
+fn stated(reply: &GenericReply<'_>, directives: &Directives) -> Option<u32> {
     let control = &directives.control;
     let by_directive = control.seconds(Delta::SharedMaxAge).or(control.seconds(Delta::MaxAge));
     if by_directive.is_some() || directives.is_targeted {
@@ -283,8 +297,8 @@ fn seconds_of(duration: std::time::Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// The statuses whose caching rules are known here (RFC 9111 section 5.2.2.3): all that RFC 9110
-/// defines, but for those of ranges.
+/// The statuses with caching rules that are known here (RFC 9111 section 5.2.2.3): all that RFC
+/// 9110 defines, but for those of ranges.
 const fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),

@@ -48,7 +48,7 @@ impl Varies {
         matches!(self, Self::By(names) if names.iter().eq(others))
     }
 
-    /// The variant that `request` selects; none where one of its values is too long to be compared.
+    /// The variant that `request` selects; none if one of its values is too long to be compared.
     pub fn select(&self, request: &HeaderMap) -> Option<Variant> {
         match self {
             Self::No => Some(Variant::default()),
@@ -66,8 +66,8 @@ pub fn selects(request: &HeaderMap, variant: &Variant) -> bool {
 
 /// Whether a stored response of this variant, in the language that its `Content-Language` names, is
 /// what `request` would get although the two do not agree in `Accept-Language`: they agree in all
-/// other fields, and the request wants that one language above all others. The origin has it, so
-/// whoever wants it most gets it (RFC 9110 section 12.5.4).
+/// other fields, and the request wants that one language above all others. The origin has that
+/// language, so a request that prefers it gets it (RFC 9110 section 12.5.4).
 pub fn is_preferred(request: &HeaderMap, variant: &Variant, stored: &HeaderMap) -> bool {
     let others = variant.fields().iter().map(|(name, _)| name);
     let others = others.filter(|name| **name != header::ACCEPT_LANGUAGE);
@@ -132,8 +132,8 @@ fn selected<'a>(
 }
 
 /// The value of the field `name`, its lines in one, without white space around its members and
-/// without empty ones; in lower case and sorted where neither case nor order says anything. None
-/// where it is too long.
+/// without empty ones; in lower case and sorted if neither case nor order says anything. None if it
+/// is too long.
 fn normal(name: &HeaderName, request: &HeaderMap) -> Option<HeaderValue> {
     let lines = request.get_all(name).iter();
     let mut members: Vec<Vec<u8>> =

@@ -30,7 +30,7 @@
 //! no disk takes a write holds until the process ends; that is logged as an error.
 
 use crate::nix::hash::sha256;
-use crate::object::{Key, KeyHash, Tag, Tags};
+use crate::object::{Key, KeyHash, PurgeTags, Tag};
 use crate::store::scope::Scope;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -192,7 +192,7 @@ impl Owed {
         let keys = self.keys.iter().cloned().map(Scope::Key);
         let tag = |(site, tag): &(String, Tag)| Scope::Tags {
             site: site.clone(),
-            tags: Tags::new([tag.clone()]),
+            tags: PurgeTags::new([tag.clone()]),
         };
         keys.chain(self.prefixes.iter().map(prefix)).chain(self.tags.iter().map(tag)).collect()
     }

@@ -1,7 +1,7 @@
 //! Purges by tag: what has the tag goes, or is stale, and nothing else, whatever became of it
 //! since.
 
-use crate::object::{Key, Meta, Tag, Tags};
+use crate::object::{Key, Meta, PurgeTags, Tag};
 use crate::store::check::report::{CheckReport, Mode};
 use crate::store::handle::Store;
 use crate::store::tests::disks::put_as;
@@ -12,8 +12,8 @@ use crate::sync::Mutex;
 use bytes::Bytes;
 use http::HeaderValue;
 
-fn tags(names: &[&str]) -> Tags {
-    Tags::new(names.iter().map(|name| Tag::parse(name).unwrap()))
+fn tags(names: &[&str]) -> PurgeTags {
+    PurgeTags::new(names.iter().map(|name| Tag::parse(name).unwrap()))
 }
 
 fn scope(name: &str) -> Scope {

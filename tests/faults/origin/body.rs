@@ -26,7 +26,7 @@ pub(super) struct Outgoing {
     /// What of the manner has not come yet.
     hold_at: Option<(u64, Gate)>,
     longer_by: u64,
-    /// Bytes of all there are to send, where that is known.
+    /// Bytes of all there are to send, if that is known.
     length: Option<u64>,
     sent: u64,
     pieces: u64,
@@ -131,7 +131,7 @@ fn turn_bit(manner: &Manner, sent: u64, piece: Bytes) -> Bytes {
     turned.into()
 }
 
-/// A second, by a clock that is turned for it where it is one that is turned by hand.
+/// A second; a clock that is turned by hand is turned by one.
 async fn pass_second(clock: &Clock) {
     let second = Duration::from_secs(1);
     match clock {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-/// Bytes that are too many, where there are too many.
+/// Bytes that are too many, if there are too many.
 const SURPLUS_BYTES: u64 = 100;
 
 /// The time between two pieces.
@@ -52,13 +52,13 @@ pub(crate) enum Fault {
 /// Where in a body it goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Before this byte of the object, so that nobody ever gets beyond it.
+    /// Before this byte of the object, so that no client ever gets beyond it.
     Object(u64),
     /// Drawn for each answer.
     Anywhere,
 }
 
-/// The names of the faults, for who asks.
+/// The names of the faults.
 pub(crate) const HELP: &str = "\
 refuse             connections are reset as soon as they stand
 reset-before-head  the request is read, the connection reset
@@ -203,7 +203,8 @@ impl Fault {
                     reply.manner.hold_at = Some((at, Gate::default()));
                 }
             }
-            // Whoever does not wait for the body of an absence ends it after any number of bytes.
+            // A client that does not wait for the body of an absence ends it after any number of
+            // bytes.
             Self::Drip(bytes) if is_found(reply) => reply.manner.drip = bytes,
             Self::Drip(_) => {}
             Self::Pieces(bytes) => {
@@ -288,7 +289,7 @@ fn change_tag(reply: &mut Reply) {
     }
 }
 
-/// A bit is turned, where its byte is sent.
+/// A bit is turned, if its byte is sent.
 fn flip(reply: &mut Reply, place: Place, drawn: u64) {
     let is_before = matches!(place, Place::Object(at) if at < reply.first());
     if is_found(reply) && !is_before {

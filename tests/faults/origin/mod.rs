@@ -1,7 +1,7 @@
 //! An origin that misbehaves as it is told: HTTP/1.1 on bare TCP or TLS, so that it can break the
 //! protocol wherever it is wanted broken, and HTTP/2. Three things use it: the harness of the
-//! integration tests, whose answers follow a script, the program `matrix` (`tests/matrix`), and the
-//! program `fault-origin`, which serves a folder or stands before another origin. A request is
+//! integration tests, with answers that follow a script, the program `matrix` (`tests/matrix`), and
+//! the program `fault-origin`, which serves a folder or stands before another origin. A request is
 //! read, the source answers it as it should be answered, a fault may spoil the answer, and the rest
 //! is written, in pieces of any size if it is told so.
 

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Bytes of a block, which is what is sent together where a body does not come in pieces.
+/// Bytes of a block: a body that does not come in pieces is sent by blocks.
 const BLOCK_BYTES: u64 = 64 << 10;
-/// Stretches of a body that come in pieces, where the whole would be too many pieces.
+/// Stretches of a body that come in pieces, if the whole would be too many pieces.
 const STRETCHES: u64 = 7;
 const MIB: u64 = 1 << 20;
 

@@ -179,7 +179,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// Bytes that are left, where that is known.
+    /// Bytes that are left, if that is known.
     pub(crate) fn length(&self) -> Option<u64> {
         match self {
             Self::Bytes(bytes) => Some(bytes.len() as u64),

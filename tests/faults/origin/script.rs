@@ -13,7 +13,7 @@ pub(crate) enum Conditions {
     Ignored,
 }
 
-/// Where the bytes of an object are.
+/// The source of the bytes of an object.
 #[derive(Debug, Clone)]
 pub(crate) enum Stored {
     Bytes(Bytes),
@@ -159,7 +159,7 @@ impl Script {
         Self { conditions: Conditions::Ignored, ..self }
     }
 
-    /// Who asks without a range gets 501.
+    /// A request without a range gets 501.
     pub(crate) fn for_ranges_alone(self) -> Self {
         Self { is_for_ranges: true, ..self }
     }

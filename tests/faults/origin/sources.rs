@@ -1,4 +1,4 @@
-//! Where the program `fault-origin` has its answers from: a folder, or another origin that it
+//! The sources of the answers of the program `fault-origin`: a folder, or another origin that it
 //! stands before. As long lived as the program; no locks.
 
 use super::fault::Fault;
@@ -64,7 +64,7 @@ impl Source for Folder {
     }
 }
 
-/// The file that a target names; `None` where it leads out of the folder.
+/// The file that a target names; `None` if it leads out of the folder.
 fn below(folder: &Path, target: &str) -> Option<PathBuf> {
     let path = Path::new(target.split('?').next()?.strip_prefix('/')?);
     let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
@@ -156,7 +156,7 @@ impl Source for Upstream {
     }
 }
 
-/// One line for each fault, for who counts them.
+/// One line for each fault, for a script that counts them.
 #[expect(clippy::print_stdout, reason = "this is what the program says")]
 fn report(asked: &Asked, fault: Fault) {
     println!("{fault} {} {}", asked.method, asked.raw_target);

@@ -25,7 +25,7 @@ const HEAD_BYTES_MAX: u64 = 64 << 10;
 /// What is said in place of HTTP.
 const GARBAGE: &[u8] = b"\x16\x03\x01\x02\0\x01\0\x01\xfc this is no HTTP at all\r\n\r\n\xff\xfe";
 
-/// Who knows the right answers.
+/// The source of the right answers.
 pub(crate) trait Source: Send + Sync + 'static {
     /// The answer as it should be.
     fn reply(
@@ -253,7 +253,7 @@ pub(super) fn length_of(reply: &Reply) -> u64 {
     length + reply.manner.longer_by + reply.manner.overclaimed
 }
 
-/// Sends the body in its manner; how it was cut, where it was.
+/// Sends the body in its manner; how it was cut, if it was.
 async fn send(stream: &mut Wire, reply: Reply, clock: &Clock) -> io::Result<Option<Cut>> {
     let framing = reply.framing;
     let mut outgoing = Outgoing::new(reply.content, reply.manner, clock);

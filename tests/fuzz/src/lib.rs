@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// `data` as text; `None` where it is not UTF-8.
+/// `data` as text; `None` if it is not UTF-8.
 pub fn text(data: &[u8]) -> Option<&str> {
     std::str::from_utf8(data).ok()
 }

@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
     check_request(text, &printed, &authority);
 });
 
-/// Where a request names the same host twice, in two spellings, that is its host.
+/// If a request names the same host twice, in two spellings, that is its host.
 fn check_request(text: &str, printed: &str, authority: &Authority<'_>) {
     let value = HeaderValue::from_str(text).expect("a host is ASCII");
     let headers = HeaderMap::from_iter([(HOST, value)]);

@@ -5,7 +5,7 @@
 use http::header::{AGE, CACHE_CONTROL, DATE, EXPIRES};
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
-use narthex::rfc::age::{Exchanged, initial_age, stated_age};
+use narthex::rfc::age::{ExchangeTimes, initial_age, stated_age};
 use narthex::rfc::cache_control::{
     CacheControl, DELTA_SECONDS_MAX, Delta, Flag, delta_seconds, explicit_lifetime,
 };
@@ -78,8 +78,10 @@ fn check_numbers(data: &[u8]) {
         headers.extend(lines.next().map(|line| (name, line)));
     }
     assert!(explicit_lifetime(&headers) <= Some(DELTA_SECONDS_MAX));
-    let exchanged =
-        Exchanged { delay_millis: number, arrived_millis: number.cast_signed().rotate_left(32) };
+    let exchanged = ExchangeTimes {
+        delay_millis: number,
+        arrived_millis: number.cast_signed().rotate_left(32),
+    };
     let age = initial_age(&headers, exchanged);
     assert!(age <= DELTA_SECONDS_MAX && Some(age) >= stated_age(&headers));
 }

@@ -3,12 +3,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use narthex::nix::cache_info::{CACHE_INFO_BYTES_MAX, CacheInfo, Overrides};
+use narthex::nix::cache_info::{CACHE_INFO_BYTES_MAX, CacheInfo, CacheInfoFields};
 use narthex::nix::store_path::StoreDir;
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, original)) = data.split_first() else { return };
-    let overrides = Overrides {
+    let overrides = CacheInfoFields {
         store_dir: (choice & 1 != 0).then(|| StoreDir::new("/srv/store").unwrap()),
         wants_mass_query: (choice & 2 != 0).then_some(choice & 4 != 0),
         priority: (choice & 8 != 0).then_some(u32::from(choice >> 4)),
@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 /// The lines that the overrides do not touch.
-fn others<'a>(overrides: &Overrides, info: &'a [u8]) -> Vec<&'a str> {
+fn others<'a>(overrides: &CacheInfoFields, info: &'a [u8]) -> Vec<&'a str> {
     let keys = [
         overrides.store_dir.as_ref().map(|_| "StoreDir:"),
         overrides.wants_mass_query.map(|_| "WantMassQuery:"),

@@ -4,17 +4,17 @@
 
 use http::{HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
-use narthex::rfc::cache_status::{CacheStatus, Forward};
+use narthex::rfc::cache_status::{CacheStatus, ForwardReason};
 use narthex::rfc::grammar;
 
-const FORWARDS: [Forward; 7] = [
-    Forward::Bypass,
-    Forward::Method,
-    Forward::UriMiss,
-    Forward::Miss,
-    Forward::Request,
-    Forward::Stale,
-    Forward::Partial,
+const FORWARDS: [ForwardReason; 7] = [
+    ForwardReason::Bypass,
+    ForwardReason::Method,
+    ForwardReason::UriMiss,
+    ForwardReason::Miss,
+    ForwardReason::Request,
+    ForwardReason::Stale,
+    ForwardReason::Partial,
 ];
 /// The two strings of 512 bytes, each byte as `%XX`, and the rest.
 const OWN_BYTES_MAX: usize = 2 * 3 * 512 + 160;

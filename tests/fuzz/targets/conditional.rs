@@ -7,7 +7,7 @@ use http::header::{
 };
 use http::{HeaderMap, Method};
 use libfuzzer_sys::fuzz_target;
-use narthex::rfc::conditional::{Condition, Unless, Validators, evaluate, range_applies};
+use narthex::rfc::conditional::{Condition, ChangeCondition, Validators, evaluate, range_applies};
 use narthex::rfc::entity_tag::{EntityTag, TagList};
 
 fuzz_target!(|data: &[u8]| {
@@ -54,14 +54,14 @@ fn check_methods(request: &HeaderMap, own: &Validators<'_>) {
 
 /// What is asked with the stored response's own validators finds it unchanged.
 fn check_own(stored: &HeaderMap, own: &Validators<'_>) {
-    let Some(unless) = Unless::changed(stored) else {
+    let Some(unless) = ChangeCondition::changed(stored) else {
         assert_eq!(*own, Validators::default());
         return;
     };
     let mut request = HeaderMap::new();
     match unless {
-        Unless::Tag(tag) => request.insert(IF_NONE_MATCH, tag),
-        Unless::Date(date) => request.insert(IF_MODIFIED_SINCE, date),
+        ChangeCondition::Tag(tag) => request.insert(IF_NONE_MATCH, tag),
+        ChangeCondition::Date(date) => request.insert(IF_MODIFIED_SINCE, date),
     };
     assert_eq!(evaluate(&Method::GET, &request, own), Condition::NotModified);
     if let (Some(tag), Some(field)) = (own.etag, stored.get(ETAG)) {

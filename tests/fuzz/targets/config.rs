@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use narthex::config::{Overrides, Place, Problem, Sources, load};
+use narthex::config::{FlagOverrides, SourcePlace, ConfigProblem, Sources, load};
 use std::path::PathBuf;
 
 /// More than a path of keys, a quoted value and a sentence ever take.
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
         values.next().map(str::to_owned)
     };
-    let flags = Overrides {
+    let flags = FlagOverrides {
         listen: flag("--listen ").into_iter().collect(),
         admin: flag("--admin "),
         origin: flag("--origin "),
@@ -44,12 +44,12 @@ fuzz_target!(|data: &[u8]| {
     );
 });
 
-fn check(problem: &Problem, lines: usize) {
+fn check(problem: &ConfigProblem, lines: usize) {
     let printed = problem.to_string();
     assert!(!problem.message.is_empty());
     assert!(!printed.contains(char::is_control), "{printed:?}");
     assert!(printed.len() <= PROBLEM_BYTES_MAX, "{} bytes: {printed}", printed.len());
-    if let Place::File { line, column, .. } = &problem.place {
+    if let SourcePlace::File { line, column, .. } = &problem.place {
         assert!((1..=lines).contains(line), "{printed} in {lines} lines");
         assert!(column.is_none_or(|column| column > 0));
     }

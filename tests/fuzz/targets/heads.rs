@@ -11,7 +11,7 @@ mod bare_lf;
 #[path = "../../../src/front/simple_request.rs"]
 mod simple_request;
 
-/// What the file names, where it names it.
+/// The names that the included file uses, at the paths that it uses.
 mod engine {
     pub use narthex::engine::SimpleRequest;
 }

@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(told.lines().count() == 1 && told.len() < 200, "{told}");
         assert!(!format!("{error:?}").contains("HUSH"));
     }
-    // Text that stands on one line is a word where it is in quotes.
+    // Text that stands on one line is a word if it is in quotes.
     if text.lines().count() != 1 || text.contains(['\n', '\r']) {
         return;
     }

@@ -7,31 +7,31 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../../src/origin/fault.rs"]
 mod fault;
 
-use fault::Fault;
+use fault::S3ErrorDocument;
 
 const TEXT_CHARS_MAX: usize = 300;
 
 fuzz_target!(|data: &[u8]| {
-    if let Some(fault) = Fault::parse(data) {
+    if let Some(fault) = S3ErrorDocument::parse(data) {
         check(&fault);
     }
     // The document that the bytes would make as a message.
     let document =
         [b"<Error><Code>NoSuchKey</Code><Message>", data, b"</Message></Error>"].concat();
-    if let Some(fault) = Fault::parse(&document) {
+    if let Some(fault) = S3ErrorDocument::parse(&document) {
         check(&fault);
     }
 });
 
-fn check(fault: &Fault) {
+fn check(fault: &S3ErrorDocument) {
     let is_code = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     assert!(!fault.code.is_empty() && fault.code.chars().all(is_code));
     for text in [&fault.code, &fault.message] {
         assert!(text.chars().count() <= TEXT_CHARS_MAX && !text.contains(char::is_control));
     }
     if !fault.message.contains(['<', '&']) {
-        let Fault { code, message } = fault;
+        let S3ErrorDocument { code, message } = fault;
         let document = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
-        assert_eq!(Fault::parse(document.as_bytes()).as_ref(), Some(fault));
+        assert_eq!(S3ErrorDocument::parse(document.as_bytes()).as_ref(), Some(fault));
     }
 }

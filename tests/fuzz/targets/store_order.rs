@@ -15,7 +15,7 @@ use order_file::{BLOCK_MAX, Block, OrderReader};
 fuzz_target!(|data: &[u8]| {
     check(data);
     check(&[&order_file::encode_head()[..], data].concat());
-    // A block whose checksum is right, whatever it says.
+    // A block with the right checksum, whatever it says.
     let sum = Sha256::of(data).0;
     check(&[&order_file::encode_head()[..], data, &sum[..16]].concat());
 });

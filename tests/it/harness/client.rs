@@ -44,7 +44,7 @@ impl fmt::Debug for Said {
     }
 }
 
-/// An answer whose body is still coming.
+/// An answer with a body that is still coming.
 #[derive(Debug)]
 pub(crate) struct Arriving {
     pub(crate) status: StatusCode,
@@ -218,7 +218,7 @@ impl Arriving {
     }
 }
 
-/// `Cache-Status`, where there is one, is a structured list of named caches whose last is Narthex,
+/// `Cache-Status`, if there is one, is a structured list of named caches that ends with Narthex,
 /// each parameter of the type that RFC 9211 gives it.
 #[track_caller]
 fn check_cache_status(headers: &HeaderMap) {
@@ -245,7 +245,7 @@ fn check_cache_status(headers: &HeaderMap) {
     assert!(!(own.params.contains_key("hit") && own.params.contains_key("fwd")), "{text}");
 }
 
-/// `Age`, where there is one, is one structured integer that is no less than zero, below 2^31 (RFC
+/// `Age`, if there is one, is one structured integer that is no less than zero, below 2^31 (RFC
 /// 9111 sections 1.2.2 and 5.1).
 #[track_caller]
 fn check_age(headers: &HeaderMap) {
@@ -258,7 +258,7 @@ fn check_age(headers: &HeaderMap) {
 }
 
 impl Said {
-    /// The value of the field `name`; empty where there is none.
+    /// The value of the field `name`; empty if there is none.
     pub(crate) fn field(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -279,6 +279,14 @@ impl Said {
         assert_eq!((self.status.as_u16(), &*self.outcome()), (status, outcome), "{self:?}");
         assert!(!self.is_cut, "cut after {} bytes", self.body.len());
         self
+    }
+
+    /// Expects this status, one of these outcomes, and a clean end.
+    #[track_caller]
+    pub(crate) fn expect_one_of(&self, status: u16, outcomes: &[&str]) -> &Self {
+        let outcome = self.outcome();
+        assert!(outcomes.contains(&outcome.as_str()), "none of {outcomes:?}: {self:?}");
+        self.expect(status, &outcome)
     }
 
     /// Expects this status, of an answer that has no outcome.

@@ -6,10 +6,10 @@ use super::eventually;
 use super::fixture::trusted_key;
 use super::origin::Origin;
 use http::HeaderMap;
-use narthex::app::{self, Running, StartError, Surroundings};
+use narthex::app::{self, RunningEdge, StartError, Surroundings};
 use narthex::clock::{Clock, ManualClock, Timestamp};
 use narthex::config::{self, Config, Sources};
-use narthex::telemetry::Sink;
+use narthex::telemetry::AccessLogSink;
 use parking_lot::Mutex;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -109,7 +109,7 @@ impl Setup {
         edge
     }
 
-    /// Starts an edge whose origins have these keys.
+    /// Starts an edge with these keys of its origins.
     pub(crate) async fn start_before(self, origins: &[String]) -> Edge {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("token"), TOKEN).unwrap();
@@ -168,7 +168,7 @@ fn patient(site: &str) -> String {
 
 /// A running edge, and what it keeps on disk.
 pub(crate) struct Edge {
-    running: Option<Running>,
+    running: Option<RunningEdge>,
     folder: TempDir,
     /// Its configuration.
     pub(crate) text: String,
@@ -183,7 +183,7 @@ impl Edge {
         Setup::default().start(&[origin]).await
     }
 
-    pub(crate) fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &RunningEdge {
         self.running.as_ref().unwrap()
     }
 
@@ -257,7 +257,7 @@ impl Edge {
         self.manual.now()
     }
 
-    /// The value of a metric, labels and all as `/metrics` prints it; 0 where it is not there.
+    /// The value of a metric, labels and all as `/metrics` prints it; 0 if it is not there.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let said = self.admin().get("/metrics").await;
         let line = said.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -364,8 +364,8 @@ pub(crate) fn outcome(headers: &HeaderMap) -> String {
     detail.split(';').next().unwrap_or("").trim_matches('"').to_owned()
 }
 
-async fn run(text: &str, clock: &Clock, log: &Log) -> Result<Running, StartError> {
-    let access_log = Sink::Writer(Box::new(log.clone()));
+async fn run(text: &str, clock: &Clock, log: &Log) -> Result<RunningEdge, StartError> {
+    let access_log = AccessLogSink::Writer(Box::new(log.clone()));
     let surroundings = Surroundings { clock: clock.clone(), access_log };
     app::start(parse(text), surroundings).await
 }
@@ -376,7 +376,7 @@ fn parse(text: &str) -> Config {
     loaded.unwrap_or_else(|problems| panic!("{problems}\n{text}")).config
 }
 
-/// Where the access log goes.
+/// The destination of the access log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

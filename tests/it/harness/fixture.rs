@@ -10,7 +10,7 @@ pub(crate) fn trusted_key() -> SecretKey {
     SecretKey::from_seed("test-1", [7; 32]).unwrap()
 }
 
-/// A key that nobody trusts, under the same name.
+/// A key that no edge trusts, under the same name.
 pub(crate) fn untrusted_key() -> SecretKey {
     SecretKey::from_seed("test-1", [8; 32]).unwrap()
 }
@@ -70,7 +70,7 @@ pub(crate) struct Package {
 }
 
 impl Package {
-    /// A package whose NAR is `length` bytes of `.nar.zst`: named by what is inside, so that only
+    /// A package with a NAR of `length` bytes of `.nar.zst`: named by what is inside, so that only
     /// its narinfo proves it.
     pub(crate) fn new(seed: u64, length: usize) -> Self {
         let inside = base32::encode(&sha256(&seed.to_le_bytes()));

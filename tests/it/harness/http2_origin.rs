@@ -165,7 +165,7 @@ impl Http2Origin {
 }
 
 impl Peer {
-    /// The stream of the next request, whose frames in between are acknowledged as needed.
+    /// The stream of the next request; the frames in between are acknowledged as needed.
     pub(crate) async fn request(&mut self) -> u32 {
         timeout(PATIENCE, self.try_request()).await.expect("a request").unwrap()
     }

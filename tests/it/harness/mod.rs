@@ -25,7 +25,7 @@ use std::time::Duration;
 /// How long a test waits for its peer before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The one way to wait for something that tells nobody: asks until it holds.
+/// The one way to wait for something that sends no event: asks until it holds.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let asking = async {
         while !holds() {

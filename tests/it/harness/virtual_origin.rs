@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// Bytes that are made and sent together.
 const PIECE_BYTES: u64 = 64 << 10;
 
-/// An object that nobody holds.
+/// An object that is held in no memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Made {
     /// What its bytes follow from.
@@ -62,7 +62,7 @@ fn mixed(seed: u64, word: u64) -> u64 {
 pub(crate) struct Wish {
     pub(crate) method: String,
     pub(crate) path: String,
-    /// First byte, and the last where it was named.
+    /// First byte, and the last if it was named.
     pub(crate) range: Option<(u64, Option<u64>)>,
     pub(crate) if_match: Option<String>,
 }

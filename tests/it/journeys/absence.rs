@@ -1,4 +1,4 @@
-//! What is not there, what seems not to be, and who is asked next.
+//! What is not there, what seems not to be, and which origin is asked next.
 
 use crate::harness::{Edge, Origin, Package, Script, Setup, noise, path_of_nar, says};
 

@@ -3,7 +3,7 @@
 
 use crate::harness::{Draw, Edge, Gate, Origin, Package, Script, Setup, eventually, says};
 use narthex::clock::Timestamp;
-use narthex::filter::{Builder, Facts};
+use narthex::filter::{Builder, FilterFacts};
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 const KEEP_ALIVE: &str = r#"{"keep_alive": true}"#;
 const UPLOADS: &str = "/api/v1/uploads";
 
-/// Where the filter of an edge lies, which outlives the edge.
+/// The folder of an edge's filter; it outlives the edge.
 struct Bucket(TempDir);
 
 impl Bucket {
@@ -34,7 +34,7 @@ impl Bucket {
         ))
     }
 
-    /// An edge without a filter yet, whose feed has begun.
+    /// An edge without a filter yet; its feed has begun.
     async fn edge(&self, origin: &Origin) -> Edge {
         let edge = self.setup().start(&[origin]).await;
         until_journal(&edge).await;
@@ -49,7 +49,7 @@ impl Bucket {
         for key in keys {
             builder.add(key.trim_start_matches('/')).unwrap();
         }
-        let facts = Facts {
+        let facts = FilterFacts {
             bucket: "cache".to_owned(),
             complete_up_to: at,
             source: "test".to_owned(),
@@ -197,7 +197,7 @@ async fn a_late_feed_makes_the_filter_step_aside_until_it_is_certain_again() {
     edge.get(&path_of(2)).await.expect(404, "absent");
     let ready = edge.admin().get("/readyz").await;
     assert!(ready.text().contains("may be unknown"), "{}", ready.text());
-    // What was said lately is not enough; what reaches back to where the feed was heard is.
+    // What was said lately is not enough; what reaches back to the time when the feed was heard is.
     let since = |seconds: i64| Timestamp::from_millis(edge.now().millis() - seconds * 1_000);
     edge.notice(UPLOADS, &delivered(since(200), edge.now())).await.expect_status(200);
     edge.get(&path_of(3)).await.expect(404, "absent");

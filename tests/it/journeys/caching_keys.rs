@@ -1,4 +1,4 @@
-//! Each key of `[site.caching]` at the site and in a rule, where the scenarios of generic sites do
+//! Each key of `[site.caching]` at the site and in a rule, if the scenarios of generic sites do
 //! not show it already.
 
 use crate::harness::{Edge, Origin, Script, Setup, says};

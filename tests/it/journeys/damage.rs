@@ -5,9 +5,9 @@ use bytes::Bytes;
 use std::fs::OpenOptions;
 
 const LENGTH: usize = 8 << 20;
-/// Where a file is cut under its reader: at the end of a chunk, so that the chunk before stays what
-/// it was. Of one that is cut in its middle the kernel may drop pages that are on their way, and
-/// read them again: what went out then cannot be proven, and its reader is cut off.
+/// The offset at which a file is cut under its reader: at the end of a chunk, so that the chunk
+/// before stays what it was. Of one that is cut in its middle the kernel may drop pages that are on
+/// their way, and read them again: what went out then cannot be proven, and its reader is cut off.
 const CUT: u64 = 2 << 20;
 
 /// What says that a NAR is the same.
@@ -96,7 +96,7 @@ async fn an_answer_with_damage_that_nobody_asked_about_in_time_is_never_whole() 
     let at = LENGTH as u64 / 2 + 77;
     std::os::unix::fs::FileExt::write_at(&file, &[nar[LENGTH / 2 + 77] ^ 1], at).unwrap();
     let_go(&edge);
-    // Cut where all of it was in the page cache a second ago, and rescued where it was not.
+    // Cut if all of it was in the page cache a second ago, and rescued if it was not.
     let said = edge.client().begin(&path, &[]).await.rest().await;
     assert!(if said.is_cut { said.body.len() < LENGTH } else { said.body == nar });
     edge.until_idle().await;

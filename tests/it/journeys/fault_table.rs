@@ -167,7 +167,7 @@ impl Cell {
         Self { state, package, path, body }
     }
 
-    /// A place that has not come yet where the object is here in part.
+    /// A place that has not come yet, if the object is here in part.
     fn late(&self) -> Place {
         let length = self.body.len();
         Place::Object((length - length.min(50_000) / 2) as u64)

@@ -73,7 +73,7 @@ struct Case {
     fault: Fault,
     path: String,
     body: Bytes,
-    /// Where a reader that resumes begins.
+    /// The offset at which a reader that resumes begins.
     from: usize,
 }
 

@@ -306,7 +306,7 @@ async fn what_changes_or_purges_the_object_drops_its_parts() {
         }
         assert_eq!(edge.metric("narthex_part_objects").await, 0, "{change}");
     }
-    // It has variants: those who select none of them ask for themselves.
+    // It has variants: requests that select none of them ask for themselves.
     let asked = [("range", "bytes=5-9"), ("accept-a", "1")];
     edge.read_with("/a", &asked).await.expect(206, "pass").with(&body[5..10]);
     assert_eq!(origin.asked("/a").last().unwrap().field("range"), Some("bytes=5-9"));

@@ -1,4 +1,4 @@
-//! Sites of kind `generic` whose origin answers some requests badly: what follows is for the
+//! Sites of kind `generic` with an origin that answers some requests badly: what follows is for the
 //! object or the path that failed, and for nothing else.
 
 use crate::harness::{Edge, Fault, Gate, Origin, Script, Setup, noise, says};

@@ -1,4 +1,4 @@
-//! Several origins, and origins in trouble: whom is asked, how often, and what it costs.
+//! Several origins, and origins in trouble: which is asked, how often, and what it costs.
 
 use crate::harness::{Edge, Origin, Package, Script, Setup, says};
 

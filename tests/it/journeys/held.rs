@@ -99,7 +99,7 @@ async fn ranges_between_purges_are_of_one_version_and_of_none_that_was_purged() 
 /// FAULTS.md Held: objects of 5 GiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_beyond_four_gibibytes_comes_whole() {
-    // Of bytes that follow from nothing but where the holes are not.
+    // Of bytes that follow only from the places without holes.
     let (border, length) = (4_u64 << 30, (4_u64 << 30) + (16 << 20) + 3);
     let marks = [0, border - 4, border, border + 8, length - 8].map(|at| (at, !at));
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Stored files over HTTP/2, whose bytes are read when they are written: the same bytes as ever,
+//! Stored files over HTTP/2: their bytes are read when they are written: the same bytes as ever,
 //! and never one that was not compared.
 
 use crate::harness::{Arriving, Edge, Origin, noise, path_of_nar, says};

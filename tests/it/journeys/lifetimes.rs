@@ -1,4 +1,4 @@
-//! How long objects of a binary cache stay fresh where the site says so for some paths or classes:
+//! How long objects of a binary cache stay fresh if the site says so for some paths or classes:
 //! each key of `[site.lifetimes]` and its rules.
 
 use crate::harness::{Edge, Origin, Package, Script, Setup, says};

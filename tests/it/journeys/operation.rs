@@ -207,7 +207,7 @@ async fn readiness_names_what_is_wrong_and_stays_ready() {
     assert_eq!(edge.admin().get("/healthz").await.status, 200);
 }
 
-/// Why a request leaves is told also where nobody asked for it.
+/// The reason of a request to an origin is told also if no client asked for it.
 #[tokio::test]
 async fn what_completes_a_part_is_counted_as_that() {
     let origin = Origin::start().await;

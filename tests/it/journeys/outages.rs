@@ -16,7 +16,7 @@ async fn two_hundred_readers_do_not_notice_that_the_origin_dies_again_and_again(
     let origin = Brittle::start(&path, nar.clone()).await;
     origin.dies_at(1_500_000);
     let edge = before(&origin, "between_bytes = \"20s\"").await;
-    // A range that comes before anybody wants the whole has a fetch of its own: here the whole is
+    // A range that comes before any request for the whole has a fetch of its own: here the whole is
     // under way first.
     let whole = edge.client().begin(&path, &[]).await;
     assert_eq!(whole.status, 200);

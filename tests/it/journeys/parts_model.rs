@@ -29,7 +29,7 @@ impl Draw {
 /// What a generic site is told with.
 const GENERIC: &str = "kind = \"generic\"\n[site.caching]\nttl_default = \"60s\"";
 
-/// Whether the answer is one that the model allows; true where it is whole.
+/// Whether the answer is one that the model allows; true if it is whole.
 fn judge(said: &Said, version: impl Fn(u64) -> Made, first: u64, end: u64) -> bool {
     if said.status == 200 {
         let whole = said.field("etag").trim_matches(|c| c == '"' || c == 'v').parse().unwrap();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::collections::BTreeSet;
 
 const MIB: usize = 1 << 20;
-/// Where the first connection stops.
+/// The offset at which the first connection stops.
 const HELD_AT: usize = 300_000;
 
 /// Pieces of 1 MiB, four at once, whatever the pace.
@@ -32,7 +32,7 @@ fn unproven(seed: u64, length: usize) -> (String, Bytes) {
     (package.nar_path, package.nar)
 }
 
-/// Asks for `path`, whose first answer is held; waits for `asked` requests in all.
+/// Asks for `path`, with its first answer held; waits for `asked` requests in all.
 async fn begin(edge: &Edge, origin: &Origin, path: &str, asked: usize) -> Arriving {
     let arriving = edge.client().begin(path, &[]).await;
     origin.until_asked(path, asked).await;

@@ -82,7 +82,7 @@ async fn a_fill_that_began_before_a_purge_never_commits_after_it() {
         before.read_to(100_000).await;
         let purged = edge.purge(&request.replace("PATH", path)).await;
         assert_eq!(purged.status, 200, "{request}");
-        // Who asks after the purge gets what is there after it, while the old fill still runs.
+        // A request after the purge gets what is there after it, while the old fill still runs.
         edge.get(path).await.expect(200, "miss").with(&new);
         gate.open();
         before.rest().await.expect(200, "miss").with(old);

@@ -1,19 +1,19 @@
 //! Before a private S3 bucket that verifies signatures: what is signed, absent, refused.
 
 use crate::harness::{Edge, Package, Setup, noise, path_of_nar};
-use narthex::cli::demo::s3_origin::{S3Origin, S3OriginSettings};
+use narthex::cli::demo::s3_origin::{DemoS3Origin, S3OriginSettings};
 use narthex::tasks::Tasks;
 use tempfile::TempDir;
 
 struct Bucket {
-    origin: S3Origin,
+    origin: DemoS3Origin,
     folder: TempDir,
 }
 
 impl Bucket {
     async fn start() -> Self {
         let settings = S3OriginSettings::new("cache", "AKIDTEST", "a-secret");
-        let origin = S3Origin::start(settings, &Tasks::new()).await.unwrap();
+        let origin = DemoS3Origin::start(settings, &Tasks::new()).await.unwrap();
         Self { origin, folder: TempDir::new().unwrap() }
     }
 

@@ -1,4 +1,4 @@
-//! Bits flip on the disk: nobody gets one, and the scrubber finds them before anybody asks.
+//! Bits flip on the disk: no client gets one, and the scrubber finds them before a request does.
 
 use crate::harness::{Edge, Origin, Setup, noise, path_of_nar, says};
 use bytes::Bytes;
@@ -62,7 +62,7 @@ async fn the_scrubber_heals(site: &str) {
     flip(&edge, 1_234_567);
     edge.until_metric("narthex_check_faults_total{by=\"scrub\",kind=\"body\"}", 1).await;
     edge.until_metric("narthex_healed_objects_total{result=\"stored\"}", 1).await;
-    assert_eq!(origin.count(&path), 2, "nobody asked for it");
+    assert_eq!(origin.count(&path), 2, "no request asked for it");
     edge.get(&path).await.expect(200, "hit_disk").with(&nar);
     assert_eq!(origin.count(&path), 2);
     assert_eq!(edge.metric("narthex_damaged_objects_total{tier=\"disk\"}").await, 1);

@@ -346,12 +346,12 @@ fn of_binary_cache(object: &Object, stored: &HeaderMap, request: &Request) -> Ge
 fn of_generic(object: &Object, stored: &HeaderMap, request: &Request) -> Gets {
     let body = (Some(object.length), generic::Several::Sent);
     match generic::select(request.method, &request.fields(), stored, body) {
-        generic::Selection::Whole => Gets::Whole,
-        generic::Selection::Part(span) => spans(&[span]),
-        generic::Selection::Parts(parts) => spans(&parts),
-        generic::Selection::NotModified => Gets::NotModified,
-        generic::Selection::PreconditionFailed => Gets::Failed,
-        generic::Selection::Unsatisfiable { length } => {
+        generic::GenericSelection::Whole => Gets::Whole,
+        generic::GenericSelection::Part(span) => spans(&[span]),
+        generic::GenericSelection::Parts(parts) => spans(&parts),
+        generic::GenericSelection::NotModified => Gets::NotModified,
+        generic::GenericSelection::PreconditionFailed => Gets::Failed,
+        generic::GenericSelection::Unsatisfiable { length } => {
             assert_eq!(length, object.length);
             Gets::Unsatisfiable
         }

@@ -36,7 +36,7 @@ async fn four(origin: &Origin, edge: &Edge) {
     origin.say("/d", says(noise(4, LARGE)).field("cache-control", "max-age=600"));
     for path in ["/a", "/b", "/c", "/d"] {
         let said = edge.get(path).await;
-        // What is large is kept where there is a disk alone.
+        // What is large is kept only if there is a disk.
         let outcome = if edge.has_disk() || path == "/a" || path == "/c" { "miss" } else { "pass" };
         assert!(!said.expect(200, outcome).headers.contains_key("surrogate-key"));
     }

@@ -1,4 +1,4 @@
-//! An edge whose origin is another edge, and edges that ask each other in a circle.
+//! An edge with another edge as its origin, and edges that ask each other in a circle.
 
 use crate::harness::{Edge, Gate, Origin, Package, Setup, noise, path_of_nar, says};
 
@@ -98,7 +98,8 @@ async fn a_storm_of_ranges_over_a_body_that_breaks_off_again_and_again() {
                 let last = (first + usize::try_from(number * 40_009).unwrap()).min(nar.len() - 1);
                 let range = format!("bytes={first}-{last}");
                 let said = client.read_with(&path, &[("range", &range)]).await;
-                said.expect(206, &said.outcome()).with(&nar[first..=last]);
+                said.expect_one_of(206, &["miss", "collapsed", "hit_disk", "pass"])
+                    .with(&nar[first..=last]);
             })
         })
         .collect();

@@ -1,4 +1,4 @@
-//! Connections after requests with bodies: kept where the body was read to its end, closed where it
+//! Connections after requests with bodies: kept if the body was read to its end, closed if it
 //! was not, so that what is left of it is never taken for a request.
 
 use crate::harness::{Edge, Origin, Setup, says};
@@ -10,7 +10,7 @@ async fn exchange(edge: &Edge, bytes: &str) -> String {
     let mut stream = TcpStream::connect(edge.client().address).await.unwrap();
     stream.write_all(bytes.as_bytes()).await.unwrap();
     let mut said = Vec::new();
-    // The rest of a body that nobody reads may be answered with a reset.
+    // The rest of a body that is not read may be answered with a reset.
     let _ = tokio::time::timeout(crate::harness::PATIENCE, stream.read_to_end(&mut said))
         .await
         .expect("the end in time");

@@ -1,5 +1,5 @@
 //! Several upstreams with their own credentials, their own trusted keys, and rules of what each is
-//! asked for; where the NAR of a narinfo comes from.
+//! asked for; which origin the NAR of a narinfo comes from.
 
 use crate::harness::{
     Edge, Origin, Package, Script, Setup, noise, path_of_nar, says, trusted_key, untrusted_key,
@@ -272,7 +272,7 @@ async fn with_a_hash_another_origin_stands_in_and_its_bytes_are_proven() {
     let (first, second, edge) = narinfo_of_the_second(&package).await;
     second.say(&package.nar_path, Script::status(404));
     first.say(&package.nar_path, says(noise(9, 100_000)));
-    // Whoever reads it gets no end.
+    // A reader of it gets no end.
     let said = edge.get(&package.nar_path).await;
     assert!(said.is_cut || said.status == 502, "{said:?}");
     edge.until_idle().await;

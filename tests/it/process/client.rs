@@ -76,7 +76,7 @@ impl Connection {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
-    /// Reads some more; false at the end, however it came. Panics where nothing comes in time.
+    /// Reads some more; false at the end, however it came. Panics if nothing comes in time.
     fn read_more(&mut self) -> bool {
         let mut buffer = [0; 16 << 10];
         match self.stream.read(&mut buffer) {
@@ -92,7 +92,7 @@ impl Connection {
         }
     }
 
-    /// The next head; `None` where the connection ends without.
+    /// The next head; `None` if the connection ends without.
     pub(super) fn head(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.read.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -105,7 +105,7 @@ impl Connection {
         }
     }
 
-    /// The next answer to a GET; `None` where the connection ends before its head.
+    /// The next answer to a GET; `None` if the connection ends before its head.
     pub(super) fn reply(&mut self) -> Option<Reply> {
         let head = self.head()?;
         Some(self.rest_of(head))

@@ -65,7 +65,7 @@ impl Lines {
         lines
     }
 
-    /// The first line, from the `skipped`th, that is as wanted; `None` where they ended without.
+    /// The first line, from the `skipped`th, that is as wanted; `None` if they ended without.
     fn find(&self, skipped: usize, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
         let until = Instant::now() + DEADLINE;
         let mut written = self.0.0.lock().unwrap();

@@ -4,8 +4,8 @@
 use super::edge::{Settings, narthex, run};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use narthex::cli::demo::s3_origin::{S3Origin, S3OriginSettings};
-use narthex::filter::{Event, Verdict};
+use narthex::cli::demo::s3_origin::{DemoS3Origin, S3OriginSettings};
+use narthex::filter::{Event, FilterVerdict};
 use narthex::tasks::Tasks;
 use std::io::Write;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn site(folder: &Path, origin: &str) -> String {
 }
 
 /// What the filter that was built says of a path.
-fn verdict(folder: &Path, path: &str) -> Verdict {
+fn verdict(folder: &Path, path: &str) -> FilterVerdict {
     let text = "[disk]\nsize = 0\n".to_owned() + &site(folder, "url = \"http://127.0.0.1:1\"");
     let file = Some(("test.toml".into(), text));
     let sources = narthex::config::Sources { file, ..Default::default() };
@@ -57,7 +57,7 @@ fn narinfo(number: u64) -> String {
 fn a_private_bucket_is_listed_to_its_end_with_the_sites_credentials() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let own = S3OriginSettings::new("cache", "AKIDTEST", "a-secret");
-    let bucket = runtime.block_on(S3Origin::start(own, &Tasks::new())).unwrap();
+    let bucket = runtime.block_on(DemoS3Origin::start(own, &Tasks::new())).unwrap();
     bucket.put("nix-cache-info", "StoreDir: /nix/store\n".into(), "text/plain");
     bucket.put("log/a b+c%", "log".into(), "text/plain");
     for number in 0..1_200 {
@@ -82,10 +82,10 @@ fn a_private_bucket_is_listed_to_its_end_with_the_sites_credentials() {
     assert!(code == 0 && said.contains("1201 keys of 1202"), "{code} {said}");
     for number in [0, 998, 999, 1_000, 1_199] {
         let path = format!("/{}", narinfo(number));
-        assert_eq!(verdict(&folder, &path), Verdict::Maybe, "{path}");
+        assert_eq!(verdict(&folder, &path), FilterVerdict::Maybe, "{path}");
     }
     let absent = (2_000..2_100).map(|number| verdict(&folder, &format!("/{}", narinfo(number))));
-    assert!(absent.filter(|verdict| *verdict == Verdict::Absent).count() > 90);
+    assert!(absent.filter(|verdict| *verdict == FilterVerdict::Absent).count() > 90);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_list_of_keys_may_be_packed_and_must_say_of_when_it_is() {
         std::fs::write(&list, content).unwrap();
         let (code, said) = build(&settings, &sites, &[&["--keys", list_text], &when[..]].concat());
         assert!(code == 0 && said.contains("3 keys of 4"), "{code} {said}");
-        assert_eq!(verdict(&folder, &format!("/{}", narinfo(2))), Verdict::Maybe);
+        assert_eq!(verdict(&folder, &format!("/{}", narinfo(2))), FilterVerdict::Maybe);
         std::fs::remove_file(folder.join("main.filter")).unwrap();
     }
     let (code, said) = build(&settings, &sites, &["--keys", list_text]);
@@ -160,7 +160,7 @@ fn an_inventory_is_checked_against_its_manifest() {
     };
     let (code, said) = try_with(&manifest);
     assert!(code == 0 && said.contains("2 keys of 3"), "{code} {said}");
-    assert_eq!(verdict(&folder, &format!("/{}", narinfo(1))), Verdict::Maybe);
+    assert_eq!(verdict(&folder, &format!("/{}", narinfo(1))), FilterVerdict::Maybe);
     std::fs::remove_file(folder.join("main.filter")).unwrap();
     for (field, value, word) in [
         ("/fileFormat", "Parquet", "of the format Parquet, which is not read"),

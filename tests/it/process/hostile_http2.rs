@@ -125,7 +125,7 @@ impl Client {
 }
 
 /// `:status`, which is the first field: from the static table (RFC 7541 appendix A), or a literal
-/// whose name is.
+/// with a name from it.
 fn status_of(block: &[u8]) -> u16 {
     let known = [200, 204, 206, 304, 400, 404, 500];
     let mut block = block;

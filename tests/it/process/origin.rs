@@ -97,7 +97,7 @@ impl Origin {
         self.shared.pages.lock().unwrap().insert(path.to_owned(), page);
     }
 
-    /// Answers `path` with a body whose second half waits for the gate.
+    /// Answers `path` with a body; its second half waits for the gate.
     pub(super) fn put_held(&self, path: &str, body: impl Into<Vec<u8>>) -> Gate {
         self.put(path, body);
         let gate = Gate::default();

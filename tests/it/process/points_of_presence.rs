@@ -77,7 +77,7 @@ fn twenty_clients_of_two_points_of_presence_make_one_request_to_the_origin() {
             })
         });
         let clients = clients.collect::<Vec<_>>();
-        // The body ends when everybody waits for it.
+        // The body ends when every client waits for it.
         let until = Instant::now() + DEADLINE;
         while !pops.iter().all(all_wait) {
             assert!(Instant::now() < until);

@@ -14,7 +14,7 @@ use crate::nix::narinfo::NarInfo;
 use crate::nix::signature::{KeyError, PublicKey, SecretKey};
 use crate::nix::store_path::{SelfReference, StoreDir, StorePath, StorePathError};
 use bytes::Bytes;
-use contents::Need;
+use contents::Dependency;
 use liblzma::write::XzEncoder;
 use noise::Noise;
 use recipes::{RECIPES, Recipe};
@@ -48,7 +48,7 @@ pub struct Sample {
     pub objects: Vec<SampleObject>,
     /// The store paths, dependencies first; the last one's closure is all of them.
     pub paths: Vec<NarInfo>,
-    /// The key whose signatures the narinfos carry.
+    /// The key that the narinfos are signed with.
     pub public_key: PublicKey,
 }
 
@@ -74,7 +74,7 @@ pub enum SampleError {
         /// What is wrong with the name.
         source: StorePathError,
     },
-    /// A recipe puts a file where none can be.
+    /// A recipe puts a file at a path that can have none.
     #[error("sample package {name}: {source}")]
     EntryName {
         /// The recipe.
@@ -120,7 +120,7 @@ impl SampleSize {
 impl Sample {
     /// Makes the sample of `size` that follows from `seed`, signed with `key`.
     ///
-    /// Takes seconds of CPU for [`SampleSize::Full`]. Fails only where the recipes contradict
+    /// Takes seconds of CPU for [`SampleSize::Full`]. Fails only if the recipes contradict
     /// themselves, or liblzma has no memory.
     pub fn generate(size: SampleSize, seed: u64, key: &SecretKey) -> Result<Self, SampleError> {
         let mut maker = Maker { size, seed, key, objects: Vec::new(), made: Vec::new() };
@@ -132,7 +132,7 @@ impl Sample {
         Ok(Self { objects: maker.objects, paths, public_key: key.public_key()? })
     }
 
-    /// The store path whose closure is the whole sample; a made sample always has one.
+    /// The store path at the root of the sample: its closure is all of it. A made sample has one.
     pub fn root(&self) -> Option<&NarInfo> {
         self.paths.last()
     }
@@ -154,11 +154,11 @@ struct Maker<'a> {
     seed: u64,
     key: &'a SecretKey,
     objects: Vec<SampleObject>,
-    made: Vec<Made>,
+    made: Vec<SamplePackage>,
 }
 
 /// A package that later ones may refer to.
-struct Made {
+struct SamplePackage {
     short_name: &'static str,
     info: NarInfo,
 }
@@ -186,11 +186,11 @@ impl Maker<'_> {
         }
         let content_type = "application/x-nix-nar";
         self.objects.push(SampleObject { key: info.url.clone(), bytes: file, content_type });
-        self.made.push(Made { short_name: recipe.short_name(), info });
+        self.made.push(SamplePackage { short_name: recipe.short_name(), info });
         Ok(())
     }
 
-    fn find_needs(&self, recipe: &Recipe) -> Result<Vec<&Made>, SampleError> {
+    fn find_needs(&self, recipe: &Recipe) -> Result<Vec<&SamplePackage>, SampleError> {
         let find = |need: &&'static str| {
             let found = self.made.iter().find(|made| made.short_name == *need);
             found.ok_or(SampleError::Need { name: recipe.name, need })
@@ -198,13 +198,13 @@ impl Maker<'_> {
         recipe.needs.iter().map(find).collect()
     }
 
-    fn archive(&self, recipe: &Recipe, needs: &[&Made]) -> Result<Archive, SampleError> {
+    fn archive(&self, recipe: &Recipe, needs: &[&SamplePackage]) -> Result<Archive, SampleError> {
         let name = recipe.name;
-        let full_path = |made: &&Made| Need {
+        let full_path = |made: &&SamplePackage| Dependency {
             short_name: made.short_name,
             path: made.info.store_dir.join(&made.info.store_path),
         };
-        let needs: Vec<Need> = needs.iter().map(full_path).collect();
+        let needs: Vec<Dependency> = needs.iter().map(full_path).collect();
         let mut noise = Noise::new(self.seed, name);
         let tree = contents::tree(recipe, &needs, self.size.bytes(recipe.kibibytes), &mut noise);
         let listing = tree.listing();

@@ -83,7 +83,7 @@ impl Noise {
         }
     }
 
-    /// One of `items`; `None` only where there is none.
+    /// One of `items`; `None` only if there is none.
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         let position = self.next_u64() % u64::try_from(items.len()).unwrap_or(u64::MAX).max(1);
         items.get(usize::try_from(position).unwrap_or(0))

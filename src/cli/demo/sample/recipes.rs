@@ -7,7 +7,7 @@ pub struct Recipe {
     /// Name and version, as in the store path.
     pub name: &'static str,
     /// What its file tree looks like.
-    pub kind: Kind,
+    pub kind: PackageKind,
     /// About as many KiB of NAR.
     pub kibibytes: usize,
     /// Names (without versions) of the packages it refers to; each stands before it in the table.
@@ -16,7 +16,7 @@ pub struct Recipe {
 
 /// The shape of a package's file tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum PackageKind {
     /// A shared library with headers and a pkg-config file.
     Library,
     /// Commands: wrappers in `bin` around binaries, and manual pages.
@@ -41,15 +41,15 @@ impl Recipe {
 }
 
 const fn library(name: &'static str, kibibytes: usize, needs: &'static [&'static str]) -> Recipe {
-    Recipe { name, kind: Kind::Library, kibibytes, needs }
+    Recipe { name, kind: PackageKind::Library, kibibytes, needs }
 }
 
 const fn program(name: &'static str, kibibytes: usize, needs: &'static [&'static str]) -> Recipe {
-    Recipe { name, kind: Kind::Program, kibibytes, needs }
+    Recipe { name, kind: PackageKind::Program, kibibytes, needs }
 }
 
 const fn data(name: &'static str, kibibytes: usize) -> Recipe {
-    Recipe { name, kind: Kind::Data, kibibytes, needs: &[] }
+    Recipe { name, kind: PackageKind::Data, kibibytes, needs: &[] }
 }
 
 /// The packages, dependencies first; the last one's closure is all of them.
@@ -163,11 +163,11 @@ pub const RECIPES: [Recipe; 52] = [
         &["bash", "curl", "gcc", "glibc", "libarchive", "openssl", "sqlite"],
     ),
     program("vim-9.1.1869", 2700, &["bash", "gcc", "glibc", "ncurses"]),
-    Recipe { name: "linux-6.12.58", kind: Kind::Kernel, kibibytes: 24_000, needs: &[] },
+    Recipe { name: "linux-6.12.58", kind: PackageKind::Kernel, kibibytes: 24_000, needs: &[] },
     data("nixos-manual-25.11", 330),
     Recipe {
         name: "nixos-system-demo-25.11",
-        kind: Kind::System,
+        kind: PackageKind::System,
         kibibytes: 8,
         needs: &[
             "bash",

@@ -1,17 +1,17 @@
 //! A file tree in memory, and the `.ls` listing that a binary cache keeps beside its NAR. Pure.
 
-use crate::nix::nar::{Directory, EntryNameError, Node};
+use crate::nix::nar::{Directory, EntryNameError, NarNode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// A folder with everything in it.
 #[derive(Debug, Default)]
-pub struct Tree(BTreeMap<String, Entry>);
+pub struct Tree(BTreeMap<String, TreeEntry>);
 
 #[derive(Debug)]
-enum Entry {
+enum TreeEntry {
     Folder(Tree),
-    Leaf(Node),
+    Leaf(NarNode),
 }
 
 impl Tree {
@@ -22,16 +22,16 @@ impl Tree {
 
     /// Puts `leaf` at `path`, names separated by `/`, making the folders on the way. What stood
     /// there is replaced.
-    pub fn put(&mut self, path: &str, leaf: Node) {
+    pub fn put(&mut self, path: &str, leaf: NarNode) {
         match path.split_once('/') {
             None => {
-                self.0.insert(path.to_owned(), Entry::Leaf(leaf));
+                self.0.insert(path.to_owned(), TreeEntry::Leaf(leaf));
             }
             Some((folder, rest)) => {
                 let entry = self.0.entry(folder.to_owned());
-                match entry.or_insert_with(|| Entry::Folder(Self::new())) {
-                    Entry::Folder(tree) => tree.put(rest, leaf),
-                    Entry::Leaf(_) => self.put(folder, leaf),
+                match entry.or_insert_with(|| TreeEntry::Folder(Self::new())) {
+                    TreeEntry::Folder(tree) => tree.put(rest, leaf),
+                    TreeEntry::Leaf(_) => self.put(folder, leaf),
                 }
             }
         }
@@ -39,10 +39,10 @@ impl Tree {
 
     /// Bytes of all files together.
     pub fn content_bytes(&self) -> usize {
-        let bytes = |entry: &Entry| match entry {
-            Entry::Folder(tree) => tree.content_bytes(),
-            Entry::Leaf(Node::Regular(bytes) | Node::Executable(bytes)) => bytes.len(),
-            Entry::Leaf(Node::Symlink(_) | Node::Directory(_)) => 0,
+        let bytes = |entry: &TreeEntry| match entry {
+            TreeEntry::Folder(tree) => tree.content_bytes(),
+            TreeEntry::Leaf(NarNode::Regular(bytes) | NarNode::Executable(bytes)) => bytes.len(),
+            TreeEntry::Leaf(NarNode::Symlink(_) | NarNode::Directory(_)) => 0,
         };
         self.0.values().map(bytes).sum()
     }
@@ -55,16 +55,16 @@ impl Tree {
     }
 
     /// The same tree as a NAR's writer takes it. Fails on a name that no file may have.
-    pub fn into_node(self) -> Result<Node, EntryNameError> {
+    pub fn into_node(self) -> Result<NarNode, EntryNameError> {
         let mut directory = Directory::new();
         for (name, entry) in self.0 {
             let node = match entry {
-                Entry::Folder(tree) => tree.into_node()?,
-                Entry::Leaf(node) => node,
+                TreeEntry::Folder(tree) => tree.into_node()?,
+                TreeEntry::Leaf(node) => node,
             };
             directory.insert(&name, node)?;
         }
-        Ok(Node::Directory(directory))
+        Ok(NarNode::Directory(directory))
     }
 
     /// One folder of the listing; `offset` goes from its first byte in the NAR to its end.
@@ -74,8 +74,8 @@ impl Tree {
         for (name, entry) in &self.0 {
             *offset += strings_bytes(&["entry", "(", "name", name, "node"]);
             let value = match entry {
-                Entry::Folder(tree) => tree.listed(offset),
-                Entry::Leaf(node) => listed_leaf(node, offset),
+                TreeEntry::Folder(tree) => tree.listed(offset),
+                TreeEntry::Leaf(node) => listed_leaf(node, offset),
             };
             *offset += strings_bytes(&[")"]);
             entries.insert(name.clone(), value);
@@ -85,14 +85,14 @@ impl Tree {
     }
 }
 
-fn listed_leaf(node: &Node, offset: &mut usize) -> Value {
+fn listed_leaf(node: &NarNode, offset: &mut usize) -> Value {
     *offset += strings_bytes(&["(", "type"]);
     let value = match node {
-        Node::Regular(bytes) => {
+        NarNode::Regular(bytes) => {
             *offset += strings_bytes(&["regular", "contents"]);
             json!({ "type": "regular", "size": bytes.len(), "narOffset": file(bytes, offset) })
         }
-        Node::Executable(bytes) => {
+        NarNode::Executable(bytes) => {
             *offset += strings_bytes(&["regular", "executable", "", "contents"]);
             json!({
                 "type": "regular",
@@ -101,12 +101,12 @@ fn listed_leaf(node: &Node, offset: &mut usize) -> Value {
                 "narOffset": file(bytes, offset),
             })
         }
-        Node::Symlink(target) => {
+        NarNode::Symlink(target) => {
             *offset += strings_bytes(&["symlink", "target", target]);
             json!({ "type": "symlink", "target": target })
         }
         // Folders are entries of their own; a leaf is never one with anything in it.
-        Node::Directory(_) => {
+        NarNode::Directory(_) => {
             *offset += strings_bytes(&["directory"]);
             json!({ "type": "directory", "entries": {} })
         }
@@ -115,7 +115,7 @@ fn listed_leaf(node: &Node, offset: &mut usize) -> Value {
     value
 }
 
-/// Where the contents begin; `offset` moves behind them.
+/// The offset at which the contents begin; `offset` moves behind them.
 fn file(contents: &[u8], offset: &mut usize) -> usize {
     let begin = *offset + LENGTH_BYTES;
     *offset += string_bytes(contents.len());
@@ -141,10 +141,10 @@ mod tests {
     #[test]
     fn a_listing_points_at_the_contents() {
         let mut tree = Tree::new();
-        tree.put("bin/run", Node::Executable(b"#!/bin/sh\n".to_vec()));
-        tree.put("bin/link", Node::Symlink("run".to_owned()));
-        tree.put("share/doc/text", Node::Regular(b"twelve bytes".to_vec()));
-        tree.put("share/empty", Node::Regular(Vec::new()));
+        tree.put("bin/run", NarNode::Executable(b"#!/bin/sh\n".to_vec()));
+        tree.put("bin/link", NarNode::Symlink("run".to_owned()));
+        tree.put("share/doc/text", NarNode::Regular(b"twelve bytes".to_vec()));
+        tree.put("share/empty", NarNode::Regular(Vec::new()));
         assert_eq!(tree.content_bytes(), 22);
         let listing: Value = serde_json::from_str(&tree.listing()).unwrap();
         let mut nar = Vec::new();

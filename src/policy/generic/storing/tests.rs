@@ -21,22 +21,22 @@ fn judged(
     lines: &[(&str, &str)],
     asked: &[(&str, &str)],
     rule: &CachingRule,
-) -> Result<u32, PassReason> {
+) -> Result<u32, GenericPassReason> {
     let mut headers = map(lines);
     headers.entry(header::DATE).or_insert(DATE.parse().unwrap());
     let wishes = Wishes::of(&map(asked), RequestControl::Honour);
     let status = StatusCode::from_u16(status).unwrap();
-    let reply = Reply { status, headers: &headers, wishes: &wishes, times: times() };
+    let reply = GenericReply { status, headers: &headers, wishes: &wishes, times: times() };
     match admit(&reply, rule, &[HeaderName::from_static("cdn-cache-control")]) {
-        Verdict::Store(storable) => match storable.lifetime {
+        StoringVerdict::Store(storable) => match storable.lifetime {
             Lifetime::Seconds(seconds) => Ok(seconds),
             Lifetime::Forever => panic!("nothing lasts for ever"),
         },
-        Verdict::Pass(reason) => Err(reason),
+        StoringVerdict::Pass(reason) => Err(reason),
     }
 }
 
-fn plain(status: u16, lines: &[(&str, &str)]) -> Result<u32, PassReason> {
+fn plain(status: u16, lines: &[(&str, &str)]) -> Result<u32, GenericPassReason> {
     judged(status, lines, &[], &CachingRule::default())
 }
 
@@ -46,8 +46,8 @@ fn what_a_response_states_counts_first() {
     assert_eq!(control("max-age=5, s-maxage=7"), Ok(7));
     assert_eq!(control("max-age=5"), Ok(5));
     assert_eq!(control("public"), Ok(60));
-    assert_eq!(control("max-age=x"), Err(PassReason::Useless));
-    assert_eq!(plain(200, &[("expires", "0")]), Err(PassReason::Useless));
+    assert_eq!(control("max-age=x"), Err(GenericPassReason::Useless));
+    assert_eq!(plain(200, &[("expires", "0")]), Err(GenericPassReason::Useless));
     assert_eq!(plain(200, &[("expires", "0"), ("etag", "\"a\"")]), Ok(0));
     assert_eq!(plain(599, &[("cache-control", "max-age=5")]), Ok(5));
 }
@@ -58,9 +58,9 @@ fn a_targeted_field_takes_the_place_of_all_others() {
         plain(200, &[("cdn-cache-control", cdn), ("cache-control", "no-store"), ("expires", "0")])
     };
     assert_eq!(with("max-age=9"), Ok(9));
-    assert_eq!(with("max-age=9, private"), Err(PassReason::Private));
-    assert_eq!(with("no-store"), Err(PassReason::NoStore));
-    assert_eq!(with("max-age=10000, &&&&&"), Err(PassReason::NoStore));
+    assert_eq!(with("max-age=9, private"), Err(GenericPassReason::Private));
+    assert_eq!(with("no-store"), Err(GenericPassReason::NoStore));
+    assert_eq!(with("max-age=10000, &&&&&"), Err(GenericPassReason::NoStore));
 }
 
 #[test]
@@ -80,35 +80,35 @@ fn a_challenge_that_is_for_one_exchange_is_not_stored() {
         "Negotiate YIIB=",
         "NTLM",
     ] {
-        assert_eq!(challenged(for_one), Err(PassReason::Challenge), "{for_one}");
+        assert_eq!(challenged(for_one), Err(GenericPassReason::Challenge), "{for_one}");
     }
 }
 
 #[test]
 fn nothing_forbidden_is_stored() {
     for (value, reason) in [
-        ("no-store, max-age=5", PassReason::NoStore),
-        ("private, max-age=5", PassReason::Private),
-        ("max-age=5, PRIVATE=", PassReason::Private),
+        ("no-store, max-age=5", GenericPassReason::NoStore),
+        ("private, max-age=5", GenericPassReason::Private),
+        ("max-age=5, PRIVATE=", GenericPassReason::Private),
     ] {
         assert_eq!(plain(200, &[("cache-control", value)]), Err(reason), "{value}");
     }
     let fresh = ("cache-control", "max-age=5");
-    assert_eq!(plain(206, &[fresh]), Err(PassReason::Status));
-    assert_eq!(plain(304, &[fresh]), Err(PassReason::Status));
-    assert_eq!(plain(200, &[fresh, ("vary", "a, *")]), Err(PassReason::VaryAny));
+    assert_eq!(plain(206, &[fresh]), Err(GenericPassReason::Status));
+    assert_eq!(plain(304, &[fresh]), Err(GenericPassReason::Status));
+    assert_eq!(plain(200, &[fresh, ("vary", "a, *")]), Err(GenericPassReason::VaryAny));
     assert_eq!(plain(200, &[("cache-control", "private=\"x\", max-age=5")]), Ok(5));
     let asked = [("cache-control", "no-store")];
     let rule = CachingRule::default();
-    assert_eq!(judged(200, &[fresh], &asked, &rule), Err(PassReason::RequestNoStore));
-    assert_eq!(plain(201, &[]), Err(PassReason::Unstated));
+    assert_eq!(judged(200, &[fresh], &asked, &rule), Err(GenericPassReason::RequestNoStore));
+    assert_eq!(plain(201, &[]), Err(GenericPassReason::Unstated));
 }
 
 #[test]
 fn an_answer_to_credentials_must_say_that_it_is_shared() {
     let asked = [("authorization", "Basic eDp5")];
     let with = |value| judged(200, &[("cache-control", value)], &asked, &CachingRule::default());
-    assert_eq!(with("max-age=5"), Err(PassReason::Authorization));
+    assert_eq!(with("max-age=5"), Err(GenericPassReason::Authorization));
     for value in ["max-age=5, public", "max-age=5, must-revalidate", "s-maxage=5"] {
         assert_eq!(with(value), Ok(5), "{value}");
     }
@@ -118,7 +118,7 @@ fn an_answer_to_credentials_must_say_that_it_is_shared() {
 fn must_understand_stores_what_is_understood_alone() {
     let line = [("cache-control", "must-understand, no-store, max-age=5")];
     assert_eq!(plain(200, &line), Ok(5));
-    assert_eq!(plain(599, &line), Err(PassReason::Status));
+    assert_eq!(plain(599, &line), Err(GenericPassReason::Status));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn what_says_nothing_is_judged_by_its_age() {
     assert_eq!(plain(200, &[changed]), Ok(86_400));
     assert_eq!(plain(404, &[changed]), Ok(86_400));
     for status in [201, 202, 302, 307, 403, 500, 502, 503, 504, 599] {
-        assert_eq!(plain(status, &[changed]), Err(PassReason::Unstated), "{status}");
+        assert_eq!(plain(status, &[changed]), Err(GenericPassReason::Unstated), "{status}");
         let public = [changed, ("cache-control", "public")];
         assert_eq!(plain(status, &public), Ok(86_400), "{status}");
     }
@@ -146,10 +146,10 @@ fn the_sites_rule_sets_bounds() {
     };
     let with = |value| judged(200, &[("cache-control", value)], &[], &rule);
     assert_eq!((with("max-age=5"), with("max-age=500"), with("public")), (Ok(10), Ok(100), Ok(40)));
-    assert_eq!(with("no-store"), Err(PassReason::NoStore));
+    assert_eq!(with("no-store"), Err(GenericPassReason::NoStore));
     let confirmed = [("cache-control", "no-cache"), ("etag", "\"a\"")];
     assert_eq!(judged(200, &confirmed, &[], &rule), Ok(0));
-    assert_eq!(judged(500, &[], &[], &rule), Err(PassReason::Unstated));
+    assert_eq!(judged(500, &[], &[], &rule), Err(GenericPassReason::Unstated));
     let statuses = vec![StatusCode::INTERNAL_SERVER_ERROR];
     let rule = CachingRule { statuses, ..rule };
     assert_eq!(judged(500, &[], &[], &rule), Ok(40));
@@ -160,7 +160,7 @@ fn a_cookie_is_left_out_or_keeps_a_response_out() {
     let lines = [("cache-control", "max-age=5"), ("set-cookie", "a=b")];
     assert_eq!(plain(200, &lines), Ok(5));
     let rule = CachingRule { set_cookie: SetCookie::Pass, ..CachingRule::default() };
-    assert_eq!(judged(200, &lines, &[], &rule), Err(PassReason::SetCookie));
+    assert_eq!(judged(200, &lines, &[], &rule), Err(GenericPassReason::SetCookie));
 }
 
 /// FAULTS.md G16a.
@@ -172,11 +172,11 @@ fn a_304_with_a_cookie_renews_what_is_stored() {
     headers.extend(cookie.clone());
     let wishes = Wishes::default();
     let reply =
-        Reply { status: StatusCode::OK, headers: &headers, wishes: &wishes, times: times() };
+        GenericReply { status: StatusCode::OK, headers: &headers, wishes: &wishes, times: times() };
     for set_cookie in [SetCookie::Strip, SetCookie::Pass] {
         let rule = CachingRule { set_cookie, ..CachingRule::default() };
         let confirmed = confirmed(&stored, &reply, &rule, &[]);
-        let Confirmed::Renewed(renewed) = confirmed else { panic!("{set_cookie:?}") };
+        let Confirmation::Renewed(renewed) = confirmed else { panic!("{set_cookie:?}") };
         assert_eq!(renewed.lifetime, Lifetime::Seconds(9));
         assert_eq!(renewed.fields.own, cookie);
         assert!(!renewed.fields.shared.contains_key("set-cookie"));
@@ -186,7 +186,7 @@ fn a_304_with_a_cookie_renews_what_is_stored() {
 #[test]
 fn what_comes_stale_is_stored_only_where_it_can_be_confirmed() {
     let old = [("cache-control", "max-age=5"), ("age", "5")];
-    assert_eq!(plain(200, &old), Err(PassReason::Useless));
+    assert_eq!(plain(200, &old), Err(GenericPassReason::Useless));
     let tagged = [old[0], old[1], ("etag", "\"a\"")];
     assert_eq!(plain(200, &tagged), Ok(5));
     let bridging = [("cache-control", "max-age=5, stale-if-error=9"), ("age", "5")];

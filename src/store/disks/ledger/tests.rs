@@ -17,7 +17,7 @@ fn prefix(text: &str) -> Scope {
 }
 
 fn tagged(name: &str) -> Scope {
-    Scope::Tags { site: "main".into(), tags: Tags::new([Tag::parse(name).unwrap()]) }
+    Scope::Tags { site: "main".into(), tags: PurgeTags::new([Tag::parse(name).unwrap()]) }
 }
 
 fn joiner(number: u8, record: Option<Ledger>, is_empty: bool) -> Joiner {

@@ -16,7 +16,7 @@ pub(super) struct Row {
     pub(super) bucket: Bucket,
 }
 
-/// What differs where the origin is a bucket.
+/// What differs if the origin is a bucket.
 pub(super) enum Bucket {
     Same,
     /// A narinfo that is nowhere, once and for good: a 404 is not believed without the error
@@ -29,7 +29,7 @@ pub(super) enum Bucket {
 /// One for each state.
 pub(super) type Cells = [&'static str; 7];
 
-/// The client notices nothing: the edge asks again, or goes on where it was.
+/// The client notices nothing: the edge asks again, or continues at the same byte.
 const UNNOTICED: Cells = [
     "200 hit_memory; hit_memory",
     "200 revalidated; hit_memory",
@@ -40,7 +40,7 @@ const UNNOTICED: Cells = [
     "200 hit_disk; hit_disk",
 ];
 
-/// What is here serves; the rest is a fault, which nobody remembers.
+/// What is here serves; the rest is a fault, which is not remembered.
 const FAILED: Cells = [
     "200 hit_memory; hit_memory",
     "200 hit_stale; revalidated",
