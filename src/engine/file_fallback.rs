@@ -85,11 +85,11 @@ impl FileFallback {
             let (site, path) = (key.site(), key.path());
             match result {
                 Ok(source) => {
-                    tracing::info!(site, path, offset, %error, "stored file failed, body continued");
+                    tracing::info!(site, path, offset, %error, "stored file failed, continued");
                     source.read(max).await
                 }
                 Err(reason) => {
-                    tracing::warn!(site, path, offset, %error, %reason, "stored file failed, body cut");
+                    tracing::warn!(site, path, offset, %error, %reason, "stored file failed, cut");
                     (failed, Err(error))
                 }
             }

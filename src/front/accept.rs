@@ -45,7 +45,7 @@ where
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // No file descriptors or memory: open connections go on, new ones wait.
-                tracing::warn!(%error, ?pause, "cannot accept connections; raise the limit on files");
+                tracing::warn!(%error, ?pause, "cannot accept connections; raise the limit");
                 state.refused("accept");
                 tokio::select! {
                     () = stop.cancelled() => return,

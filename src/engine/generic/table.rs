@@ -87,6 +87,6 @@ fn refresh(request: &GenericRequest<'_>, stale: Stale) {
     }
     let sought = request.sought(None);
     if let Err(error) = request.engine.fills.seek(sought, Some(stale), request.now) {
-        tracing::debug!(path = request.target.key.path(), %error, "cannot refresh a stale response");
+        tracing::debug!(path = request.target.key.path(), %error, "cannot refresh a response");
     }
 }

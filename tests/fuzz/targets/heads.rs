@@ -1,6 +1,6 @@
-//! Fuzzes the private `front::simple_request`, taken in by path: what it takes for a request without a body
-//! ends at the first empty line, has nothing that announces a body, and no bare line feed; one that
-//! asks for an object and nothing else has one host and no field that has a say.
+//! Fuzzes the private `front::simple_request`, taken in by path. What it takes for a request
+//! without a body ends at the first empty line, has nothing that announces a body, and no bare line
+//! feed. A request for an object and nothing else has one host and no field that alters its answer.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
