@@ -35,7 +35,7 @@ pub enum OpenError {
     NotMounted {
         /// The disk folder.
         path: PathBuf,
-        /// If its disk was mounted.
+        /// The mount point of its disk.
         mount: PathBuf,
     },
     /// The engine of the store that was open there before still works.

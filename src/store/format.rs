@@ -43,7 +43,7 @@ pub(crate) enum FormatError {
     Challenge,
 }
 
-/// If a body is.
+/// The place of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum BodyPlace {
     /// Behind the record.
@@ -55,7 +55,7 @@ pub(crate) enum BodyPlace {
 }
 
 impl BodyPlace {
-    /// If a body of `length` bytes goes.
+    /// The place of a body of `length` bytes.
     pub(crate) const fn of(length: u64) -> Self {
         if length < WITHIN_BYTES_MAX {
             Self::Within
@@ -81,7 +81,7 @@ pub(crate) struct RecordHead {
     pub(crate) length: u64,
     /// SHA-256 of the body.
     pub(crate) sha256: Sha256,
-    /// If the body is.
+    /// The place of the body.
     pub(crate) place: BodyPlace,
     /// The key hash of the NAR that this object's claim is about.
     pub(crate) claims: Option<[u8; 16]>,

@@ -105,7 +105,7 @@ enum Phase {
     Abandoned,
 }
 
-/// If the bytes at an offset are.
+/// The place of the bytes at an offset.
 enum BytesAt {
     Memory(Bytes),
     /// In the file, of which so many bytes from the offset on may be read.

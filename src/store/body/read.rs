@@ -49,7 +49,7 @@ pub struct Stored {
     pub length: u64,
     /// SHA-256 of the body.
     pub sha256: Sha256,
-    /// If it is: what [`Disks::touch`](crate::store::Disks::touch) takes.
+    /// Its disk and number: what [`Disks::touch`](crate::store::Disks::touch) takes.
     pub insertion: Insertion,
 }
 
@@ -405,8 +405,8 @@ fn is_page_cached(file: &File, offset: u64) -> bool {
     read_now(file, offset, &mut [0]) == Some(1)
 }
 
-/// Whether a file is one of a `tmpfs`, which knows no reads without waiting, and if none waits
-/// but for what was swapped out.
+/// Whether a file is one of a `tmpfs`. It knows no reads without waiting, and its reads wait only
+/// for what was swapped out.
 fn is_in_memory(file: &File) -> bool {
     // TMPFS_MAGIC of linux/magic.h.
     rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == 0x0102_1994)

@@ -72,7 +72,7 @@ impl Drop for ReaderGuard {
     }
 }
 
-/// If the bytes go.
+/// The destination of the bytes.
 #[derive(Debug)]
 enum Storage {
     /// To the disk.

@@ -40,7 +40,7 @@ pub(in crate::store) struct NewIndex {
     pub(in crate::store) index: Index,
     /// Objects in it.
     pub(in crate::store) objects: u64,
-    /// If the old one is now.
+    /// The path of the old one now.
     pub(in crate::store) aside: Option<PathBuf>,
 }
 

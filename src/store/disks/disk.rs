@@ -47,7 +47,7 @@ struct DiskState {
     store: Option<Store>,
     /// Its name, once it was in.
     id: Option<DiskId>,
-    /// If its file system was mounted when it was in.
+    /// The mount point of its file system when it was in.
     mount: Option<PathBuf>,
     /// Why it is out.
     fault: String,
@@ -103,7 +103,7 @@ impl TierDisk {
         is_stalled
     }
 
-    /// If its file system was mounted when it was last in.
+    /// The mount point of its file system when it was last in.
     pub(super) fn mount(&self) -> Option<PathBuf> {
         self.state.lock().mount.clone()
     }

@@ -227,7 +227,7 @@ pub(super) struct Ledger {
 pub(super) struct Joiner {
     /// Its name.
     pub(super) id: DiskId,
-    /// If it is; what it owes counts for nothing here.
+    /// Its place; what it owes counts for nothing here.
     pub(super) place: Member,
     /// Its own record, if it has one.
     pub(super) record: Option<Ledger>,

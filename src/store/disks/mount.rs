@@ -1,4 +1,4 @@
-//! If a folder's file system is mounted, so that the empty folder below a disk that is not
+//! The mount point of a folder's file system, so that the empty folder below a disk that is not
 //! mounted is not taken for a new one. Blocking; no state, no locks.
 
 use std::io;

@@ -411,7 +411,7 @@ impl DiskTier {
         }
     }
 
-    /// If the file systems of the folders were mounted, as the records on all disks say.
+    /// The mount points of the file systems of the folders, as the records on all disks say.
     fn written_mounts(&self) -> BTreeMap<String, PathBuf> {
         let records = self.disks.iter().filter_map(|disk| {
             // What cannot be read is told when the disk is opened.
@@ -422,7 +422,7 @@ impl DiskTier {
         mounted.map(|member| (member.path, member.mount.into())).collect()
     }
 
-    /// If the file system of a disk that was never in was mounted, as the ledger says.
+    /// The mount point of the file system of a disk that was never in, as the ledger says.
     fn known_mount(&self, disk: &TierDisk) -> Option<PathBuf> {
         let recorded = self.ledger.lock();
         let mut members = recorded.ledger.members.values();

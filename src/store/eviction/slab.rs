@@ -272,7 +272,7 @@ impl Slab {
         Some(join(place.slot, index))
     }
 
-    /// If the chunk of a sequence is, were all of them alike.
+    /// The place of the chunk of a sequence, were all of them alike.
     fn guess(&self, sequence: u64) -> usize {
         let (Some(first), Some(last)) = (self.places.first(), self.places.last()) else { return 0 };
         let span = last.first.saturating_sub(first.first);
