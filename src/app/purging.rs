@@ -72,7 +72,7 @@ fn keys(site: &ServedSite, target: &str) -> Result<Vec<Key>, PurgeError> {
     }
 }
 
-/// The key of a path as a client writes it, a query included where a narinfo names one.
+/// The key of a path as a client writes it, a query included if a narinfo names one.
 pub(super) fn key(site: &ServedSite, target: &str) -> Result<Key, PurgeError> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),

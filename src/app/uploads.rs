@@ -95,7 +95,7 @@ impl UploadNotices {
     }
 
     /// Tells one site what concerns its bucket. What it remembers of absences is forgotten even
-    /// where its filter cannot note the uploads.
+    /// if its filter cannot note the uploads.
     async fn tell(&self, site: &Arc<ServedSite>, events: &[Event]) -> Result<(), UploadsError> {
         let own = |event: &&Event| match event {
             Event::Uploaded { bucket, .. } | Event::Other { bucket, .. } => is_of(site, bucket),
@@ -140,7 +140,7 @@ fn is_of(site: &ServedSite, bucket: &str) -> bool {
         || site.upstream.site.origins.iter().any(|origin| has_origin(&origin.url))
 }
 
-/// The key of an uploaded object in the cache; none where no request can be for it.
+/// The key of an uploaded object in the cache; none if no request can be for it.
 fn uploaded(site: &ServedSite, event: &Event) -> Option<Key> {
     let Event::Uploaded { key: name, .. } = event else { return None };
     key(site, &encode_path(&format!("/{name}"))).ok()

@@ -13,7 +13,7 @@ use crate::memory::{Hot, NewObject};
 use crate::nix::Class;
 use crate::object::{Key, Meta, Sha256};
 use crate::store::{
-    ChangePermit, Confirmation, ObjectWriter, ProvenObject, Published, Stored, StoredBody,
+    ChangePermit, ConfirmedBody, ObjectWriter, ProvenObject, Published, Stored, StoredBody,
     Withhold, WriteError,
 };
 use crate::tasks::{BlockingError, Tasks};
@@ -336,7 +336,7 @@ impl Cache {
                     CachedObject::Hot(hot) => Sha256::of(hot.body_bytes()),
                     CachedObject::Stored(stored) => stored.sha256,
                 };
-                let confirmed = Confirmation { sha256, response_time: before.response_time };
+                let confirmed = ConfirmedBody { sha256, response_time: before.response_time };
                 let permit = self.permit(ticket, [Arc::clone(&meta), Arc::clone(&before)]);
                 store.touch_meta(&meta, confirmed, &permit).await
             }

@@ -22,12 +22,12 @@ pub struct InboundBody(Box<LeasedBody>);
 /// Boxed, since futures that hold a response move it.
 #[derive(Debug)]
 struct LeasedBody {
-    kind: BodyKind,
+    kind: InboundKind,
     lease: Lease,
 }
 
 #[derive(Debug)]
-enum BodyKind {
+enum InboundKind {
     Http1(Incoming),
     Http2(Http2Body),
 }
@@ -43,11 +43,11 @@ impl Lease {
         match &mut self.connection {
             Some(PooledConnection::Http1(connection)) => {
                 let response = connection.send(request).await?;
-                Ok(response.map(|body| InboundBody::new(BodyKind::Http1(body), self)))
+                Ok(response.map(|body| InboundBody::new(InboundKind::Http1(body), self)))
             }
             Some(PooledConnection::Http2(connection)) => {
                 let response = connection.send(request).await?;
-                Ok(response.map(|body| InboundBody::new(BodyKind::Http2(body), self)))
+                Ok(response.map(|body| InboundBody::new(InboundKind::Http2(body), self)))
             }
             None => Err(FailedRequest::of_one_request(
                 RequestFate::Unknown,
@@ -58,7 +58,7 @@ impl Lease {
 }
 
 impl InboundBody {
-    fn new(kind: BodyKind, lease: Lease) -> Self {
+    fn new(kind: InboundKind, lease: Lease) -> Self {
         Self(Box::new(LeasedBody { kind, lease }))
     }
 
@@ -78,24 +78,24 @@ impl Body for InboundBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ErrorChain>>> {
         match &mut self.get_mut().0.kind {
-            BodyKind::Http1(body) => {
+            InboundKind::Http1(body) => {
                 Pin::new(body).poll_frame(cx).map_err(|error| ErrorChain::of(&error))
             }
-            BodyKind::Http2(body) => body.poll_frame(cx).map_err(|error| ErrorChain::of(&error)),
+            InboundKind::Http2(body) => body.poll_frame(cx).map_err(|error| ErrorChain::of(&error)),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0.kind {
-            BodyKind::Http1(body) => body.is_end_stream(),
-            BodyKind::Http2(body) => body.is_end_stream(),
+            InboundKind::Http1(body) => body.is_end_stream(),
+            InboundKind::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0.kind {
-            BodyKind::Http1(body) => body.size_hint(),
-            BodyKind::Http2(body) => body.size_hint(),
+            InboundKind::Http1(body) => body.size_hint(),
+            InboundKind::Http2(body) => body.size_hint(),
         }
     }
 }

@@ -5,7 +5,7 @@
 use super::error::FillError;
 use super::proof::{Basis, ExpectedBody};
 use super::resources::Resources;
-use super::resumable_body::{BodySeed, BodySource, ResumableBody};
+use super::resumable_body::{BodySeed, FetchedBody, ResumableBody};
 use crate::cache::FenceEpoch;
 use crate::object::{Meta, Sha256};
 use crate::store::WITHHELD_BYTES;
@@ -209,7 +209,7 @@ impl CheckedBody {
             let origin = Arc::clone(&self.meta.origin);
             return Err(self.fail(FillError::Rejected { origin, rejection }));
         }
-        let BodySource { key, body_origins, .. } = self.body.source();
+        let FetchedBody { key, body_origins, .. } = self.body.source();
         self.resources.rejected_bodies.right(key, &body_origins.positions());
         Ok(())
     }
@@ -220,7 +220,7 @@ impl CheckedBody {
         self.ready.clear();
         self.withheld.clear();
         if let Some((origin, rejection)) = error.rejected() {
-            let BodySource { metrics, key, body_origins, .. } = self.body.source();
+            let FetchedBody { metrics, key, body_origins, .. } = self.body.source();
             body_origins.reject(metrics, key, origin, rejection);
             let count = u32::from(rejection.is_lasting());
             self.resources.note_rejected(key, self.basis.clone(), body_origins.positions(), count);

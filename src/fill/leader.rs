@@ -14,7 +14,7 @@ use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
 use super::relay::WindowExtent;
 use super::request::FillStart;
 use super::resources::Resources;
-use super::resumable_body::{self, BodyRequest, BodySource, ResumableBody};
+use super::resumable_body::{self, BodyRequest, FetchedBody, ResumableBody};
 use crate::cache::{CachedObject, ClaimOf, PublishError, SMALL_BYTES_MAX};
 use crate::memory::Hot;
 use crate::nix::Class;
@@ -264,7 +264,7 @@ impl ObjectFill<'_> {
         response.content_length = response.content_length.or_else(|| expected.length());
         let is_small = response.content_length.is_some_and(|length| length < SMALL_BYTES_MAX);
         let checked = resumable_body::BodyCheck::of(&expected);
-        let source = BodySource {
+        let source = FetchedBody {
             upstream: Arc::clone(&request.upstream),
             metrics: self.resources.metrics.clone(),
             key: request.key.clone(),

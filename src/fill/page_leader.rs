@@ -19,7 +19,7 @@ use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
 use super::relay::WindowExtent;
 use super::request::FillStart;
 use super::resources::{Resources, RunningCount};
-use super::resumable_body::{BodyCheck, BodyRequest, BodySource, ResumableBody};
+use super::resumable_body::{BodyCheck, BodyRequest, FetchedBody, ResumableBody};
 use crate::cache::{
     Cache, CachedObject, FenceEpoch, PublishError, Purging, SMALL_BYTES_MAX, Scope, Stale,
 };
@@ -332,7 +332,7 @@ impl PageFill<'_> {
             // Only of a 200 there are ranges.
             headers.remove(header::ETAG);
         }
-        let source = BodySource {
+        let source = FetchedBody {
             upstream: Arc::clone(&self.request.upstream),
             metrics: self.resources.metrics.clone(),
             key: self.request.key.clone(),

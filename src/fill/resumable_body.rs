@@ -91,7 +91,7 @@ impl BodyRequest {
 
 /// What a body is part of.
 #[derive(Debug, Clone)]
-pub(super) struct BodySource {
+pub(super) struct FetchedBody {
     /// The origins.
     pub(super) upstream: Arc<SiteOrigins>,
     /// The counters.
@@ -107,7 +107,7 @@ pub(super) struct BodySource {
 /// A body that survives its connection.
 #[derive(Debug)]
 pub(super) struct ResumableBody {
-    source: BodySource,
+    source: FetchedBody,
     body: ResponseBody,
     origin: Arc<str>,
     headers: HeaderMap,
@@ -151,7 +151,7 @@ enum ResumeResult {
 
 impl ResumableBody {
     pub(super) fn new(
-        source: BodySource,
+        source: FetchedBody,
         response: Response,
         headers: HeaderMap,
         checked: BodyCheck,
@@ -193,7 +193,7 @@ impl ResumableBody {
     }
 
     /// What the body is part of.
-    pub(super) fn source(&self) -> &BodySource {
+    pub(super) fn source(&self) -> &FetchedBody {
         &self.source
     }
 
@@ -424,7 +424,7 @@ impl ResumableBody {
         self.count("changed");
         let origin = self.source.upstream.origins.name(position);
         let rejection = Rejection::Continuation { expected: self.identity(), actual: unfit };
-        let BodySource { metrics, key, body_origins, .. } = &self.source;
+        let FetchedBody { metrics, key, body_origins, .. } = &self.source;
         body_origins.reject(metrics, key, &origin, &rejection);
         ResumeResult::Never
     }
@@ -555,7 +555,7 @@ impl ResumableBody {
 /// What pieces of an object are made from: all that is known of it.
 #[derive(Debug, Clone)]
 pub(super) struct BodySeed {
-    source: BodySource,
+    source: FetchedBody,
     origin: Arc<str>,
     headers: HeaderMap,
     etag: Option<HeaderValue>,
@@ -586,7 +586,7 @@ impl BodySeed {
             candidates,
             deadline: ResumeDeadline::new(self.deadline),
             restarts: 0,
-            source: BodySource { body_origins: self.source.body_origins.fork(), ..self.source },
+            source: FetchedBody { body_origins: self.source.body_origins.fork(), ..self.source },
         }
     }
 
@@ -601,7 +601,7 @@ impl BodySeed {
     }
 
     /// What the object is part of.
-    pub(super) fn source(&self) -> &BodySource {
+    pub(super) fn source(&self) -> &FetchedBody {
         &self.source
     }
 

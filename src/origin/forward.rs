@@ -110,17 +110,17 @@ impl ForwardRequest {
     }
 
     /// The question that an origin without HTTP methods of its own understands.
-    pub(super) fn ask(&self) -> ObjectRequest {
+    pub(super) fn ask(&self) -> ForwardedGet {
         let method = match self.method {
             Method::GET => AskMethod::Get,
             Method::HEAD => AskMethod::Head,
-            _ => return ObjectRequest::Write,
+            _ => return ForwardedGet::Write,
         };
         let Ok(decoded) = crate::rfc::path::canonicalise(&self.path, usize::MAX) else {
-            return ObjectRequest::Nothing;
+            return ForwardedGet::Nothing;
         };
         let condition = |name| self.headers.get(name).cloned();
-        ObjectRequest::Object(Box::new(Ask {
+        ForwardedGet::Object(Box::new(Ask {
             method,
             path: decoded.into(),
             query: self.query.clone(),
@@ -141,7 +141,7 @@ impl ForwardRequest {
 
 /// What a request is to an origin that only knows objects.
 #[derive(Debug)]
-pub(super) enum ObjectRequest {
+pub(super) enum ForwardedGet {
     /// A question for an object.
     Object(Box<Ask>),
     /// No object has such a path.

@@ -59,7 +59,7 @@ impl BaseUrl {
 
 /// What a request carries beside what is asked.
 #[derive(Debug, Clone, Copy)]
-struct RequestHead<'a> {
+struct OriginRequestHead<'a> {
     uri: &'a Uri,
     /// Sent to the origin itself alone.
     authorization: Option<&'a HeaderValue>,
@@ -116,7 +116,7 @@ impl HttpOrigin {
             let authorization = authorization.filter(|_| is_home);
             let away = self.elsewhere.as_ref().filter(|_| !is_home);
             let wire = away.unwrap_or(&self.wire);
-            let carried = RequestHead { uri: &uri, authorization };
+            let carried = OriginRequestHead { uri: &uri, authorization };
             let mut exchange = wire.send(ask.purpose(), self.request(ask, carried)?).await?;
             if self.keeper.has_any() && is_refusal(exchange.status) {
                 return Err(self.keeper.refused(exchange.status.as_str()));
@@ -221,8 +221,12 @@ impl HttpOrigin {
         text.parse().map_err(|error| self.wire.protocol(format!("no URL {text:?}: {error}")))
     }
 
-    fn request(&self, ask: &Ask, carried: RequestHead<'_>) -> Result<OutboundRequest, FetchError> {
-        let RequestHead { uri, authorization } = carried;
+    fn request(
+        &self,
+        ask: &Ask,
+        carried: OriginRequestHead<'_>,
+    ) -> Result<OutboundRequest, FetchError> {
+        let OriginRequestHead { uri, authorization } = carried;
         let mut fields = ask_fields(ask);
         if let Some(authorization) = authorization {
             fields.insert(header::AUTHORIZATION, authorization.clone());

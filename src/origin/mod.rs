@@ -163,9 +163,9 @@ impl Origins {
                 // The origin that was asked as a hedge is not asked again.
                 left.retain(|other| other.position != upstream.position);
                 match said.hear(upstream, answer) {
-                    NextStep::Answer(answer) => return Ok(*answer),
-                    NextStep::NothingMore => left.clear(),
-                    NextStep::GoOn => {}
+                    AfterAttempt::Answer(answer) => return Ok(*answer),
+                    AfterAttempt::NothingMore => left.clear(),
+                    AfterAttempt::GoOn => {}
                 }
             }
         }
@@ -306,7 +306,7 @@ struct OriginAnswers {
 }
 
 /// What follows from what one origin said.
-enum NextStep {
+enum AfterAttempt {
     /// It is the answer.
     Answer(Box<OriginAnswer<Response>>),
     /// No other origin is asked.
@@ -320,20 +320,20 @@ impl OriginAnswers {
         &mut self,
         upstream: &Upstream,
         answer: Result<OriginAnswer<Response>, FetchError>,
-    ) -> NextStep {
+    ) -> AfterAttempt {
         match answer {
             Ok(answer @ OriginAnswer::Absent { .. }) => {
                 self.absent = Some(answer);
                 match upstream.absence {
-                    AbsenceOf::Next => NextStep::GoOn,
-                    AbsenceOf::Final => NextStep::NothingMore,
+                    AbsenceOf::Next => AfterAttempt::GoOn,
+                    AbsenceOf::Final => AfterAttempt::NothingMore,
                 }
             }
-            Ok(answer) => NextStep::Answer(Box::new(answer)),
+            Ok(answer) => AfterAttempt::Answer(Box::new(answer)),
             Err(error) => {
                 tracing::debug!(origin = %upstream.name, %error, "origin failed");
                 self.failure.get_or_insert(error);
-                NextStep::GoOn
+                AfterAttempt::GoOn
             }
         }
     }

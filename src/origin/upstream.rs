@@ -12,7 +12,7 @@ use super::cost::{FailureCost, cost};
 use super::exchange::{Ask, FetchError, FetchReason, OriginAnswer, RequestPurpose, Retries};
 use super::file::FolderOrigin;
 use super::first_bytes::FirstBytes;
-use super::forward::{self, ForwardRequest, ObjectRequest};
+use super::forward::{self, ForwardRequest, ForwardedGet};
 use super::health::{HealthRecord, OriginHealth};
 use super::http::HttpOrigin;
 use super::jitter::jittered;
@@ -226,13 +226,13 @@ impl Upstream {
         }
         let now = self.clock.moment();
         match forward.ask() {
-            ObjectRequest::Object(ask) => {
+            ForwardedGet::Object(ask) => {
                 let ask = Ask { reason: Some(purpose.reason), ..*ask };
                 let reply = self.kind.ask(&ask).await?;
                 Ok(forward::as_response((&ask, reply), now, self.position, &self.name))
             }
-            ObjectRequest::Nothing => Ok(forward::nowhere(now, self.position, &self.name)),
-            ObjectRequest::Write => Ok(forward::read_only(now, self.position, &self.name)),
+            ForwardedGet::Nothing => Ok(forward::nowhere(now, self.position, &self.name)),
+            ForwardedGet::Write => Ok(forward::read_only(now, self.position, &self.name)),
         }
     }
 

@@ -28,7 +28,7 @@ use std::sync::Arc;
 pub type ChangePermit = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Everything that makes an object.
-pub(super) struct NewObject {
+pub(super) struct ObjectCommit {
     pub(super) length: u64,
     pub(super) sha256: Sha256,
     pub(super) meta: Meta,
@@ -77,10 +77,10 @@ impl<'a> Rows<'a> {
 /// the steps.
 pub(super) fn place(
     store: &DiskStore,
-    placing: NewObject,
+    placing: ObjectCommit,
     permit: &dyn Fn() -> bool,
 ) -> Result<Option<Stored>, WriteError> {
-    let NewObject { length, sha256, meta, claim, since, mut body, reservation } = placing;
+    let ObjectCommit { length, sha256, meta, claim, since, mut body, reservation } = placing;
     let (catalog, hash) = (&store.catalog, meta.key.hash());
     let stripe = catalog.stripe(hash).lock();
     if !permit() {
@@ -251,7 +251,7 @@ fn write_rows(
 pub(super) fn rewrite_meta(
     catalog: &Catalog,
     hash: KeyHash,
-    confirmed: Confirmation,
+    confirmed: ConfirmedBody,
     meta: &Meta,
     permit: &dyn Fn() -> bool,
 ) -> Result<bool, WriteError> {
@@ -290,7 +290,7 @@ pub(super) fn rewrite_meta(
 
 /// What an origin has confirmed by a 304.
 #[derive(Debug, Clone, Copy)]
-pub struct Confirmation {
+pub struct ConfirmedBody {
     /// The digest of the body.
     pub sha256: Sha256,
     /// When the response came that the origin was asked about.

@@ -113,7 +113,7 @@ pub use body::{
 pub use check::fsck::{CheckStart, FsckError, fsck};
 pub use check::rebuild::RebuildError;
 pub use check::report::{CheckFault, CheckProblem, CheckReport, CheckStage, Mode, PROBLEMS_MAX};
-pub use commit::{ChangePermit, Confirmation};
+pub use commit::{ChangePermit, ConfirmedBody};
 pub use disks::health::DiskHealth;
 pub use disks::{ClaimUnknown, DiskReport, Disks, StoredVariants};
 pub use error::{Broken, IndexError, OpenError, WriteError};

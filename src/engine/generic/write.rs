@@ -35,7 +35,7 @@ struct PendingWrite {
 }
 
 /// The result of a write, with a ticket if it may have been done.
-struct WriteResult {
+struct ForwardedWrite {
     response: Response,
     ticket: Option<FenceEpoch>,
 }
@@ -66,9 +66,9 @@ pub(super) async fn write(request: &GenericRequest<'_>, forward: ForwardRequest)
         for key in stale {
             ticket = engine.cache.purge_written(key, began).await;
         }
-        response.map(|response| WriteResult { response, ticket })
+        response.map(|response| ForwardedWrite { response, ticket })
     });
-    let WriteResult { response, ticket } = match written.await {
+    let ForwardedWrite { response, ticket } = match written.await {
         Ok(written) => written,
         Err(error) => return answer::failed(&error),
     };

@@ -27,7 +27,8 @@
 //! pages were all found in the cache is taken to be there for a second ([`SEEN_FOR`]) by
 //! `sendfile`, since its reads from the disk are seen afterwards, and the chunk doubted and
 //! compared. The end of an answer never goes that way: it is asked about just before it goes, and
-//! that is when all before it was sent without such a read, or compared since (`engine::sendfile_queue`).
+//! that is when all before it was sent without such a read, or compared since
+//! (`engine::sendfile_queue`).
 //!
 //! Not covered: memory that flips a bit after the comparison; pages that left the cache and that
 //! another process fetched again (a backup that reads the folder) or that

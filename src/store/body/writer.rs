@@ -27,7 +27,7 @@ use crate::store::body::out_of_order::{OutOfOrder, RangePlace, WrittenRange};
 use crate::store::body::read::Stored;
 use crate::store::body::segments::Batch;
 use crate::store::body::window::BodyWindow;
-use crate::store::commit::{self, NewObject};
+use crate::store::commit::{self, ObjectCommit};
 use crate::store::disk_store::DiskStore;
 use crate::store::error::WriteError;
 use crate::store::eviction::accounting::Reservation;
@@ -493,7 +493,7 @@ impl SealedObject {
     ) -> Result<Option<Stored>, WriteError> {
         let Self { length, sha256, key, store, body, reservation } = self;
         debug_assert_eq!(key, meta.key, "an object is committed under the key it was begun with");
-        let placing = NewObject { length, sha256, meta, claim, since, body, reservation };
+        let placing = ObjectCommit { length, sha256, meta, claim, since, body, reservation };
         let placed = commit::place(&store, placing, permit);
         let stored = placed.inspect_err(|error| store.catalog.write_failed(error))?;
         if stored.is_some() {

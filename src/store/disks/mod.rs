@@ -55,7 +55,7 @@ use crate::store::body::read::Stored;
 use crate::store::body::{ObjectWriter, ProvenObject, Withhold};
 use crate::store::check::fsck::CheckStart;
 use crate::store::check::report::{CheckFault, CheckProblem, CheckReport, CheckStage, Mode};
-use crate::store::commit::{self, ChangePermit, Confirmation};
+use crate::store::commit::{self, ChangePermit, ConfirmedBody};
 use crate::store::disk_store::DiskStore;
 use crate::store::disks::health::DiskHealth;
 use crate::store::error::{OpenError, WriteError};
@@ -328,7 +328,7 @@ impl Disks {
     pub async fn touch_meta(
         &self,
         meta: &Arc<Meta>,
-        confirmed: Confirmation,
+        confirmed: ConfirmedBody,
         permit: &ChangePermit,
     ) -> bool {
         let hash = meta.key.hash();

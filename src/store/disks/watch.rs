@@ -52,7 +52,7 @@ struct DiskToAdmit {
 
 /// On which disks a record is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tries {
+enum RecordAttempt {
     /// On one that takes writes.
     IfHealthy,
     /// On any, although its last write failed.
@@ -332,7 +332,7 @@ impl DiskTier {
     /// Writes the ledger on every disk that has not what it says now. Blocking, for all of them.
     pub(super) fn write_own_records(&self) {
         for disk in &self.disks {
-            self.write_own_record(disk, Tries::IfHealthy);
+            self.write_own_record(disk, RecordAttempt::IfHealthy);
         }
     }
 
@@ -347,7 +347,7 @@ impl DiskTier {
             shared
                 .disks
                 .get(position)
-                .is_some_and(|disk| shared.write_own_record(disk, Tries::IfHealthy))
+                .is_some_and(|disk| shared.write_own_record(disk, RecordAttempt::IfHealthy))
         };
         disk.change(&store, ("disk record", PURGE_PATIENCE), work).await.unwrap_or(false)
     }
@@ -363,7 +363,7 @@ impl DiskTier {
         let shared = Arc::clone(self);
         let work = move || {
             let disk = shared.disks.get(position);
-            disk.is_some_and(|disk| shared.write_own_record(disk, Tries::Always))
+            disk.is_some_and(|disk| shared.write_own_record(disk, RecordAttempt::Always))
         };
         let lane = self.tasks.lane(&disk.jobs, 1, PURGE_PATIENCE);
         // A failure is logged. A disk that hangs keeps its thread.
@@ -378,13 +378,13 @@ impl DiskTier {
     }
 
     /// Writes the ledger on a disk that has not what it says now; whether it is there. Blocking.
-    fn write_own_record(&self, disk: &TierDisk, tries: Tries) -> bool {
+    fn write_own_record(&self, disk: &TierDisk, attempt: RecordAttempt) -> bool {
         let _turn = disk.recording.lock();
         let Some(OpenDisk { id, store }) = disk.entered() else { return false };
         if self.is_recorded(disk) {
             return true;
         }
-        if tries == Tries::IfHealthy && !store.disk.catalog.is_admitting() {
+        if attempt == RecordAttempt::IfHealthy && !store.disk.catalog.is_admitting() {
             return false;
         }
         let (ledger, changes) = {

@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
 use crate::store::body::read::{Stored, StoredBody};
-use crate::store::commit::Confirmation;
+use crate::store::commit::ConfirmedBody;
 use crate::store::erasure::Erasure;
 use crate::store::error::{Broken, OpenError, WriteError};
 use crate::store::format;
@@ -116,7 +116,7 @@ impl Store {
     /// Replaces the metadata of the object under `key`, if its body still has
     /// this digest; true if it was replaced.
     fn touch_meta(&self, key: &Key, sha256: Sha256, meta: &Meta) -> bool {
-        let confirmed = Confirmation { sha256, response_time: Timestamp::from_secs(0) };
+        let confirmed = ConfirmedBody { sha256, response_time: Timestamp::from_secs(0) };
         commit::rewrite_meta(&self.disk.catalog, key.hash(), confirmed, meta, &|| true)
             .unwrap_or(false)
     }
@@ -556,7 +556,7 @@ async fn new_metadata_is_for_the_same_body_only() {
     assert!(!store.touch_meta(&key, found.sha256, &late), "an older response");
     assert_eq!(store.get(&key).await.unwrap().meta.response_time, newer.response_time);
     let Stored { meta: there, sha256, .. } = store.get(&key).await.unwrap();
-    let confirmed = Confirmation { sha256, response_time: there.response_time };
+    let confirmed = ConfirmedBody { sha256, response_time: there.response_time };
     let touched = commit::rewrite_meta(&store.disk.catalog, key.hash(), confirmed, &late, &|| true);
     assert!(touched.unwrap(), "the clock was set back since what it confirms came");
     assert!(store.remove(&key));

@@ -8,7 +8,7 @@ use crate::store::tests::parts::{LENGTH, at, body, chunks, keep};
 use crate::store::tests::variants::by_language;
 use crate::store::tests::{Bench, KIB, MIB, bytes, key, meta, until};
 use crate::store::{
-    ChangePermit, CheckStage, CheckStart, Confirmation, Disks, KeepOutcome, Mode, Scope, Withhold,
+    ChangePermit, CheckStage, CheckStart, ConfirmedBody, Disks, KeepOutcome, Mode, Scope, Withhold,
 };
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -221,7 +221,7 @@ async fn an_open_file_is_found_again_without_the_disk_and_goes_with_its_record()
 
         let changed = Arc::new(Meta { is_invalidated: true, ..meta(&key) });
         let confirmed =
-            Confirmation { sha256: stored.sha256, response_time: stored.meta.response_time };
+            ConfirmedBody { sha256: stored.sha256, response_time: stored.meta.response_time };
         let refused: ChangePermit = Arc::new(|| false);
         assert!(!disks.touch_meta(&changed, confirmed, &refused).await);
         assert!(!disks.get(&key).await.unwrap().meta.is_invalidated);

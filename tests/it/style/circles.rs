@@ -5,8 +5,6 @@
 use super::{Finding, Source, all_sources, lexer, report};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Modules whose files still import each other in circles: the list can only shrink.
-const WITH_CIRCLES: [&str; 0] = [];
 /// Re-exports of re-exports that are followed.
 const EXPORTS_MAX: usize = 8;
 
@@ -117,28 +115,18 @@ impl<'a> Tree<'a> {
         groups.into_iter().map(|g| g.into_iter().map(|file| self.sources[file]).collect()).collect()
     }
 
-    /// Circles in modules that may have none, and modules of the list that have none any more.
-    fn check(&self, with_circles: &[&str]) -> Vec<Finding> {
-        let circles = self.circles();
-        let is_listed =
-            |source: &Source| source.module().is_some_and(|m| with_circles.contains(&m));
-        let mut findings = Vec::new();
-        for circle in circles.iter().filter(|circle| !is_listed(circle[0])) {
+    /// A finding for each circle.
+    fn check(&self) -> Vec<Finding> {
+        let finding = |circle: Vec<&Source>| {
             let files: Vec<_> = circle.iter().map(|source| source.path.as_str()).collect();
             let advice = format!(
                 "these files import each other in a circle: {}; move what they share to a leaf \
                  file, or the caller up",
                 files.join(" ")
             );
-            findings.push(circle[0].finding(0, advice));
-        }
-        for module in with_circles {
-            if !circles.iter().any(|circle| circle[0].module() == Some(*module)) {
-                let advice = format!("{module} has no circle any more: take it off WITH_CIRCLES");
-                findings.push(Finding { path: format!("src/{module}"), line: 1, advice });
-            }
-        }
-        findings
+            circle[0].finding(0, advice)
+        };
+        self.circles().into_iter().map(finding).collect()
     }
 }
 
@@ -227,7 +215,7 @@ fn no_files_of_a_module_import_each_other_in_a_circle() {
     let sources = all_sources();
     let tree = Tree::new(&sources);
     assert!(tree.sources.len() > 200, "only {} files of the library found", tree.sources.len());
-    report(&tree.check(&WITH_CIRCLES));
+    report(&tree.check());
 }
 
 /// The circles of a library of these files, as their paths.
@@ -289,15 +277,12 @@ fn what_is_no_import_makes_no_circle() {
 }
 
 #[test]
-fn the_list_of_modules_with_circles_can_only_shrink() {
+fn a_circle_is_named_by_its_files() {
     let circle = [
         Source::new("src/m/a.rs", "use super::b::B;"),
         Source::new("src/m/b.rs", "use super::a::A;"),
     ];
-    let tree = Tree::new(&circle);
-    assert!(tree.check(&["m"]).is_empty());
-    assert!(tree.check(&[])[0].to_string().starts_with("src/m/a.rs:1: these files import"));
-    let found = tree.check(&["m", "n"]);
+    let found = Tree::new(&circle).check();
     assert_eq!(found.len(), 1);
-    assert!(found[0].to_string().contains("n has no circle any more"), "{}", found[0]);
+    assert!(found[0].to_string().starts_with("src/m/a.rs:1: these files import"), "{}", found[0]);
 }

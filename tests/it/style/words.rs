@@ -3,8 +3,6 @@
 
 use super::{Finding, Source, all_sources, lexer, read, report};
 
-/// Modules that still have words of the list: it can only shrink.
-const WITH_WORDS: [&str; 4] = ["engine", "fill", "front", "store"];
 const DOCUMENTS: [&str; 2] = ["README.md", "src/ARCHITECTURE.md"];
 const LIST: &str = include_str!("words.txt");
 
@@ -43,25 +41,11 @@ fn check_words(source: &Source) -> Vec<Finding> {
     found.map(|(at, phrase)| source.finding(at, advice(phrase))).collect()
 }
 
-/// Words in modules that may have none, and modules of the list that have none any more.
-fn check(sources: &[Source], with_words: &[&str]) -> Vec<Finding> {
-    let is_listed = |source: &&Source| source.module().is_some_and(|m| with_words.contains(&m));
-    let library = || sources.iter().filter(|source| source.is_library());
-    let clean = library().filter(|source| !is_listed(source));
-    let mut findings: Vec<Finding> = clean.flat_map(check_words).collect();
-    for module in with_words {
-        let mut own = library().filter(|source| source.module() == Some(*module));
-        if !own.any(|source| !check_words(source).is_empty()) {
-            let advice = format!("{module} has no word of the list any more: take it off");
-            findings.push(Finding { path: format!("src/{module}"), line: 1, advice });
-        }
-    }
-    findings
-}
-
 #[test]
 fn sentences_are_about_components_and_put_conditions_with_if_and_when() {
-    report(&check(&all_sources(), &WITH_WORDS));
+    let sources = all_sources();
+    let library = sources.iter().filter(|source| source.is_library());
+    report(&library.flat_map(check_words).collect::<Vec<_>>());
     for path in DOCUMENTS {
         let text = read(path).to_ascii_lowercase();
         let found = listed(&text).into_iter();
@@ -83,14 +67,4 @@ fn a_word_of_the_list_is_found_in_comments_and_literals_alone() {
     ] {
         assert_eq!(check_words(&Source::new("src/m/a.rs", text)).len(), count, "{text}");
     }
-}
-
-#[test]
-fn the_list_of_modules_with_words_can_only_shrink() {
-    let sources = [Source::new("src/m/a.rs", "// Who?"), Source::new("src/n/a.rs", "// It.")];
-    assert!(check(&sources, &["m"]).is_empty());
-    assert_eq!(check(&sources, &[]).len(), 1);
-    let found = check(&sources, &["m", "n"]);
-    assert_eq!(found.len(), 1);
-    assert!(found[0].to_string().contains("n has no word of the list any more"), "{}", found[0]);
 }
