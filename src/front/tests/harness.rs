@@ -1,6 +1,6 @@
 //! A front with a handler made for tests, and clients that speak raw bytes.
 
-use crate::config::{Limits, Pieces, Server, ServerTimeouts};
+use crate::config::{Limits, PieceSettings, Server, ServerTimeouts};
 use crate::engine::{Answering, ClientConnection, FastAnswer, SimpleRequest};
 use crate::front::{Door, Front, Handler};
 use crate::metrics::Metrics;
