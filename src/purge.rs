@@ -15,8 +15,8 @@
 //!   one purge at a time goes through memory, so none is missed while it is out.
 //! - A disk that is out, or fails, owes it, and serves nothing of the site before it has made up.
 
-pub use crate::cache::Purging;
 use crate::cache::{Cache, Scope};
+pub use crate::cache::{PurgeHold, PurgeOutcome, Purging};
 use crate::metrics::Metrics;
 use crate::object::{Key, PurgeTags};
 use futures_util::future::join_all;
@@ -34,16 +34,17 @@ impl Purger {
         Self { cache, metrics }
     }
 
-    /// Purges one object with its variants, under each of its `keys`; how many there were.
-    pub async fn object(&self, keys: Vec<Key>, purging: Purging) -> u64 {
+    /// Purges one object with its variants, under each of its `keys`.
+    pub async fn object(&self, keys: Vec<Key>, purging: Purging) -> PurgeOutcome {
         let scope = label(purging, "object", "object_soft");
         let first = keys.first().cloned();
         let each = keys.into_iter().map(|key| self.cache.purge(Scope::Key(key), purging));
-        let purged = join_all(each).await.into_iter().fold(0, u64::saturating_add);
+        let each = join_all(each).await.into_iter();
+        let outcome = each.fold(PurgeOutcome::of(0), PurgeOutcome::and);
         self.metrics.purges.with_label_values(&[scope]).inc();
         let (site, path) = first.as_ref().map_or(("", ""), |key| (key.site(), key.path()));
-        tracing::info!(site, path, scope, purged, "purge");
-        purged
+        tracing::info!(site, path, scope, purged = outcome.objects, "purge");
+        outcome
     }
 
     /// Forgets that these objects were absent, since they were uploaded. Durable nowhere: what is
@@ -54,34 +55,33 @@ impl Purger {
         }
     }
 
-    /// Purges every object of `site` with a path that begins with `prefix`; returns how many there
-    /// were.
-    pub async fn prefix(&self, site: &str, prefix: &str, purging: Purging) -> u64 {
+    /// Purges every object of `site` with a path that begins with `prefix`.
+    pub async fn prefix(&self, site: &str, prefix: &str, purging: Purging) -> PurgeOutcome {
         let scope = Scope::Prefix { site: site.to_owned(), prefix: prefix.to_owned() };
-        let purged = self.cache.purge(scope, purging).await;
+        let outcome = self.cache.purge(scope, purging).await;
         let scope = label(purging, "prefix", "prefix_soft");
         self.metrics.purges.with_label_values(&[scope]).inc();
-        tracing::info!(site, prefix, scope, purged, "purge");
-        purged
+        tracing::info!(site, prefix, scope, purged = outcome.objects, "purge");
+        outcome
     }
 
-    /// Purges every object of `site` that has one of `tags`; how many there were.
-    pub async fn tags(&self, site: &str, tags: PurgeTags, purging: Purging) -> u64 {
+    /// Purges every object of `site` that has one of `tags`.
+    pub async fn tags(&self, site: &str, tags: PurgeTags, purging: Purging) -> PurgeOutcome {
         let keys: Vec<String> = tags.iter().map(ToString::to_string).collect();
         let scope = Scope::Tags { site: site.to_owned(), tags };
-        let purged = self.cache.purge(scope, purging).await;
+        let outcome = self.cache.purge(scope, purging).await;
         let scope = label(purging, "key", "key_soft");
         self.metrics.purges.with_label_values(&[scope]).inc();
-        tracing::info!(site, ?keys, scope, purged, "purge");
-        purged
+        tracing::info!(site, ?keys, scope, purged = outcome.objects, "purge");
+        outcome
     }
 
-    /// Purges every object of every site; how many there were.
-    pub async fn all(&self) -> u64 {
-        let purged = self.cache.purge(Scope::All, Purging::Hard).await;
+    /// Purges every object of every site.
+    pub async fn all(&self) -> PurgeOutcome {
+        let outcome = self.cache.purge(Scope::All, Purging::Hard).await;
         self.metrics.purges.with_label_values(&["all"]).inc();
-        tracing::info!(purged, "purge of everything");
-        purged
+        tracing::info!(purged = outcome.objects, "purge of everything");
+        outcome
     }
 }
 

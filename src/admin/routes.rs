@@ -3,7 +3,7 @@
 use super::browser;
 use super::fsck::{self, FsckRefusal, FsckRequest};
 use super::parts::AdminState;
-use super::purge::{self, PurgeError};
+use super::purge::{self, PurgeError, PurgeLasts, PurgeReply};
 use super::token::AuthError;
 use super::uploads::{UploadsError, UploadsRequest, site_of};
 use crate::filter::{self, NoticeError};
@@ -141,7 +141,10 @@ async fn purge(
     };
     tracing::info!(%peer, ?purge, "purge");
     match (shared.parts.purge)(purge).await {
-        Ok(reply) => json(StatusCode::OK, &serde_json::json!({ "purged": reply.purged })),
+        Ok(PurgeReply { purged, lasts }) => {
+            let is_lasting = lasts == PurgeLasts::Always;
+            json(StatusCode::OK, &serde_json::json!({ "purged": purged, "lasting": is_lasting }))
+        }
         Err(problem) => {
             let status = match problem {
                 PurgeError::UnknownSite { .. } => StatusCode::NOT_FOUND,

@@ -1,8 +1,8 @@
 //! Scenarios over a real socket: what an operator asks and gets.
 
 use super::{
-    AdminBindError, AdminListener, AdminParts, FsckRefusal, FsckRequest, PurgeError, PurgeReply,
-    PurgeRequest, PurgeScope, Readiness, ReadinessCheck, UploadsError, UploadsReply,
+    AdminBindError, AdminListener, AdminParts, FsckRefusal, FsckRequest, PurgeError, PurgeLasts,
+    PurgeReply, PurgeRequest, PurgeScope, Readiness, ReadinessCheck, UploadsError, UploadsReply,
 };
 use crate::metrics::Metrics;
 use crate::store::{CheckReport, CheckStage, Mode};
@@ -69,7 +69,7 @@ impl Office {
                         Some("panic") => panic!("a panic made for the test"),
                         Some("hang") => std::future::pending().await,
                         Some(name) => Err(PurgeError::UnknownSite { name: name.to_owned() }),
-                        None => Ok(PurgeReply { purged: 7 }),
+                        None => Ok(PurgeReply { purged: 7, lasts: PurgeLasts::Always }),
                     }
                 }
                 .boxed()
@@ -188,7 +188,7 @@ async fn a_purge_needs_the_token() {
     let refused = office.metrics.requests_refused.with_label_values(&["admin_token"]);
     assert_eq!(refused.get(), 7);
     let text = office.purge("Authorization: Bearer s3cret\r\n", request).await;
-    assert_eq!((status(&text), body(&text)), (200, "{\"purged\":7}\n"));
+    assert_eq!((status(&text), body(&text)), (200, "{\"lasting\":true,\"purged\":7}\n"));
     let scope = PurgeScope::Paths(vec!["/a.narinfo".to_owned()]);
     assert_eq!(office.purges.lock().last().unwrap().scope, scope);
 }

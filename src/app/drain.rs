@@ -102,7 +102,7 @@ mod tests {
             body.len()
         );
         let answer = exchange(admin, &purge).await;
-        assert!(answer.ends_with("{\"purged\":1}\n"), "{answer}");
+        assert!(answer.ends_with("{\"lasting\":true,\"purged\":1}\n"), "{answer}");
         assert!(store.is_synced());
         last_answer.cancel();
         assert!(draining.await.unwrap());

@@ -1,10 +1,10 @@
 //! Purging by what an operator writes: a site's name and paths, keys or a prefix of it. Called by
 //! the admin listener.
 
-use crate::admin::{PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
+use crate::admin::{PurgeError, PurgeLasts, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
 use crate::engine::{Engine, ServedSite};
 use crate::object::{Key, PurgeTags};
-use crate::purge::{Purger, Purging};
+use crate::purge::{PurgeHold, PurgeOutcome, Purger, Purging};
 use crate::rfc::path::canonicalise;
 use futures_util::{StreamExt, stream};
 use std::sync::Arc;
@@ -22,15 +22,15 @@ pub(super) async fn purge(
         PurgeMode::Hard => Purging::Hard,
         PurgeMode::Soft => Purging::Soft,
     };
-    let count = match (request.scope, purging) {
+    let outcome = match (request.scope, purging) {
         (PurgeScope::Paths(paths), purging) => {
             let site = site_of(engine, request.site)?;
             let keys = paths.iter().map(|path| keys(&site, path));
             let keys = keys.collect::<Result<Vec<_>, _>>()?;
             // Many at once: purges that come together wait for one sync.
             let purging = keys.into_iter().map(|keys| purger.object(keys, purging));
-            let counts = stream::iter(purging).buffer_unordered(PURGES_AT_ONCE);
-            counts.fold(0, async |sum: u64, count| sum.saturating_add(count)).await
+            let outcomes = stream::iter(purging).buffer_unordered(PURGES_AT_ONCE);
+            outcomes.fold(PurgeOutcome::of(0), async |both, one| both.and(one)).await
         }
         (PurgeScope::Keys(tags), purging) => {
             purger.tags(site_of(engine, request.site)?.name(), PurgeTags::new(tags), purging).await
@@ -45,7 +45,15 @@ pub(super) async fn purge(
         }
         (PurgeScope::All, Purging::Hard) => purger.all().await,
     };
-    Ok(PurgeReply { purged: count })
+    match outcome.holds {
+        PurgeHold::Always => Ok(PurgeReply { purged: outcome.objects, lasts: PurgeLasts::Always }),
+        PurgeHold::UntilRestart => {
+            Ok(PurgeReply { purged: outcome.objects, lasts: PurgeLasts::UntilRestart })
+        }
+        PurgeHold::InPart => {
+            Err(PurgeError::Failed { detail: "see the log; purge again".to_owned() })
+        }
+    }
 }
 
 /// The site that was named, or the only one there is.

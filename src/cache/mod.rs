@@ -47,7 +47,7 @@ pub(crate) mod tests;
 mod tiers;
 mod variants;
 
-pub use crate::store::{ClaimUnknown, Purging, Scope};
+pub use crate::store::{ClaimUnknown, PurgeHold, PurgeOutcome, Purging, Scope};
 pub use fence::{Fence, FenceEpoch};
 pub use found::{CachedObject, ClaimOf, Hit, SMALL_BYTES_MAX, Stale};
 pub use publish::PublishError;

@@ -5,17 +5,16 @@
 use super::fence::FenceEpoch;
 use super::tiers::Cache;
 use crate::object::Key;
-use crate::store::{Purging, Scope};
+use crate::store::{PurgeOutcome, Purging, Scope};
 use crate::tasks::BlockingError;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
 impl Cache {
-    /// Makes everything in `scope` go or become stale, as `purging` says; how many objects there
-    /// were. What fills and confirmations under way bring of it is not kept: it may be what is
+    /// Makes everything in `scope` go or become stale, as `purging` says. What fills and confirmations under way bring of it is not kept: it may be what is
     /// purged. Waits a few seconds at most for a disk that does not come further. Cancel safe: the
     /// purge goes on.
-    pub async fn purge(&self, scope: Scope, purging: Purging) -> u64 {
+    pub async fn purge(&self, scope: Scope, purging: Purging) -> PurgeOutcome {
         self.fence.raise(&scope);
         self.carry_out(scope, purging).await
     }
@@ -31,7 +30,7 @@ impl Cache {
     }
 
     /// Carries out a purge that was raised.
-    async fn carry_out(&self, scope: Scope, purging: Purging) -> u64 {
+    async fn carry_out(&self, scope: Scope, purging: Purging) -> PurgeOutcome {
         let (tell, told) = oneshot::channel();
         let cache = self.clone();
         self.tasks.spawn("purge", async move {
@@ -40,32 +39,37 @@ impl Cache {
         });
         told.await.unwrap_or_else(|error| {
             tracing::error!(%error, "purge not completed; purge again");
-            0
+            PurgeOutcome::FAILED
         })
     }
 
-    async fn go_through(&self, scope: &Scope, purging: Purging) -> u64 {
+    async fn go_through(&self, scope: &Scope, purging: Purging) -> PurgeOutcome {
         let from_memory = self.forget(scope, purging).await;
         let from_disk = match &self.store {
             Some(store) => store.purge(scope, purging).await,
-            None => 0,
+            None => PurgeOutcome::of(0),
         };
         // Look-ups have made hot what the disks still held, and those under way might yet.
         self.heating.raise(scope);
-        self.forget(scope, purging).await;
-        from_disk.max(from_memory)
+        let again = self.forget(scope, purging).await;
+        PurgeOutcome {
+            objects: from_disk.objects.max(from_memory.objects),
+            holds: from_disk.holds.max(from_memory.holds).max(again.holds),
+        }
     }
 
-    /// Goes through memory; how many objects were there.
-    async fn forget(&self, scope: &Scope, purging: Purging) -> u64 {
+    /// Goes through memory.
+    async fn forget(&self, scope: &Scope, purging: Purging) -> PurgeOutcome {
         let (cache, scope) = (self.clone(), scope.clone());
-        let work = move || match purging {
-            Purging::Hard => cache.drop_hot(&scope),
-            Purging::Soft => cache.invalidate_hot(&scope),
+        let work = move || {
+            PurgeOutcome::of(match purging {
+                Purging::Hard => cache.drop_hot(&scope),
+                Purging::Soft => cache.invalidate_hot(&scope),
+            })
         };
         self.tasks.blocking("purge", work).await.unwrap_or_else(|error| {
             tracing::error!(%error, "purge not completed; purge again");
-            0
+            PurgeOutcome::FAILED
         })
     }
 

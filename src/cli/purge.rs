@@ -14,8 +14,13 @@ pub(super) fn run(arguments: &PurgeArgs) -> ExitCode {
         .and_then(|edge| edge.ask(Method::POST, "/api/v1/purge", &wish(arguments)));
     match purged {
         Ok(reply) => {
+            let is_lasting = is_lasting(&reply);
             say(reply);
-            ExitCode::SUCCESS
+            if is_lasting {
+                return ExitCode::SUCCESS;
+            }
+            complain("no disk could take the purge or note it: purge again after a restart");
+            ExitCode::FAILURE
         }
         Err(RemoteError::Config(error)) => report(&error),
         Err(error) => {
@@ -23,6 +28,12 @@ pub(super) fn run(arguments: &PurgeArgs) -> ExitCode {
             if error.is_usage() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Whether the purge outlasts the edge's process, by the edge's answer.
+fn is_lasting(reply: &str) -> bool {
+    let reply: serde_json::Value = serde_json::from_str(reply).unwrap_or_default();
+    reply["lasting"] != json!(false)
 }
 
 fn wish(arguments: &PurgeArgs) -> serde_json::Value {

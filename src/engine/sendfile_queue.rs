@@ -33,7 +33,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -47,8 +47,9 @@ const END_BYTES_MIN: u64 = RUN_BYTES / 4;
 /// Fewer bytes are copied, which costs less than the calls.
 const RANGE_BYTES_MIN: usize = 8 << 10;
 
-/// The memory of all slices. It is never read or written, so it takes no space.
-static PLACEHOLDER: [u8; RANGE_BYTES_MAX] = [0; RANGE_BYTES_MAX];
+/// The memory of all slices. It is never read or written, so it takes no space. A plain array would
+/// stand in the program's file.
+static PLACEHOLDER: LazyLock<&'static [u8]> = LazyLock::new(|| vec![0; RANGE_BYTES_MAX].leak());
 
 /// The ranges that wait to be sent on one connection.
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use super::connection;
 use super::connection_limits::{AcceptedConnection, ConnectionGuard};
 use super::handler::{Door, HandlerBody};
 use super::state::FrontState;
-use std::io::{self, ErrorKind};
+use rustix::io::Errno;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,17 +80,35 @@ fn admit<B>(
     Some(AcceptedConnection { door, stream, peer: canonical(peer), local: canonical(local), guard })
 }
 
-/// Whether the error is of one connection that broke before it was accepted (accept(2)).
+/// Whether the error is of one connection that broke before it was accepted (accept(2), "Error
+/// handling").
 fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::Interrupted
-            | ErrorKind::TimedOut
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::NetworkDown
-    )
+    let of_one = [
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::CONNREFUSED,
+        Errno::INTR,
+        Errno::TIMEDOUT,
+        Errno::HOSTUNREACH,
+        Errno::HOSTDOWN,
+        Errno::NETUNREACH,
+        Errno::NETDOWN,
+        Errno::NONET,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::OPNOTSUPP,
+    ];
+    Errno::from_io_error(error).is_some_and(|error| of_one.contains(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_is_told_from_a_connection_that_broke() {
+        let is_of_one = |error: Errno| is_of_one_connection(&error.into());
+        assert!(is_of_one(Errno::CONNABORTED) && is_of_one(Errno::PROTO));
+        assert!(!is_of_one(Errno::MFILE) && !is_of_one(Errno::NFILE) && !is_of_one(Errno::NOMEM));
+    }
 }

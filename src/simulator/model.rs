@@ -54,6 +54,8 @@ pub(super) struct Purge {
     pub(super) of: Purged,
     pub(super) begun: Moment,
     pub(super) answered: Moment,
+    /// Whether it outlasts a life that ends without a drain.
+    pub(super) is_lasting: bool,
 }
 
 /// What an answer is judged by.

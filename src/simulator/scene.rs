@@ -61,8 +61,6 @@ pub(super) struct Scene {
     pub(super) has_failed: Cell<bool>,
     /// Whether the disk has hung, or was slow all the time.
     pub(super) has_hung: Cell<bool>,
-    /// Whether a purge of this life may be undone by its end: the disk was too slow to take it.
-    pub(super) has_late_purge: Cell<bool>,
     /// How long a narinfo is fresh.
     narinfo_lifetime: Duration,
 }
@@ -110,7 +108,6 @@ impl Scene {
             has_lost: Cell::default(),
             has_failed: Cell::default(),
             has_hung: Cell::default(),
-            has_late_purge: Cell::default(),
             narinfo_lifetime,
         };
         for number in 0..=scene.world.below(3) {

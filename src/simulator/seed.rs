@@ -6,7 +6,7 @@ use super::origin::{self, Faults};
 use super::scene::{Edge, Scene, config};
 use crate::config::Config;
 use crate::object::{Key, PurgeTags, Tag};
-use crate::purge::Purging;
+use crate::purge::{PurgeHold, Purging};
 use crate::simulation::disk::Mood;
 use crate::simulation::{World, jobs};
 use crate::store::{CheckReport, Mode, fsck};
@@ -17,8 +17,6 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
-/// A purge that takes longer may not be safe from a crash yet.
-const PURGE_LATE: Duration = Duration::from_millis(900);
 /// No purge takes longer, however long the disk hangs.
 const PURGE_MAX: Duration = Duration::from_secs(10);
 
@@ -147,10 +145,15 @@ fn live(scene: &Rc<Scene>, config: &Config, ending: Ending) {
     if ending == Ending::PowerCut {
         scene.has_lost.set(true);
     }
-    if ending != Ending::Drain && (scene.has_late_purge.get() || scene.has_failed.get()) {
-        scene.model.borrow_mut().purges.clear();
+    let mut model = scene.model.borrow_mut();
+    if ending == Ending::Drain {
+        model.purges.iter_mut().for_each(|purge| purge.is_lasting = true);
+    } else if scene.has_failed.get() {
+        model.purges.clear();
+    } else {
+        model.purges.retain(|purge| purge.is_lasting);
     }
-    scene.has_late_purge.set(false);
+    drop(model);
     if ending == Ending::Drain {
         check_folder(scene, config);
     }
@@ -368,7 +371,7 @@ async fn purge_of(scene: &Rc<Scene>, edge: &Edge, of: Purged, kind: Purging) {
     let world = &scene.world;
     let begun = world.moment();
     world.say(|| format!("purge {of:?} {kind:?}"));
-    match &of {
+    let outcome = match &of {
         Purged::All => edge.purger.all().await,
         Purged::Prefix(prefix) => edge.purger.prefix("web", prefix, kind).await,
         Purged::Tag(tag) => {
@@ -381,11 +384,9 @@ async fn purge_of(scene: &Rc<Scene>, edge: &Edge, of: Purged, kind: Purging) {
     world.note("purged", 0);
     world.say(|| format!("purged {of:?}"));
     let took = answered.saturating_sub(begun);
-    if took > PURGE_LATE {
-        scene.has_late_purge.set(true);
-    }
     if took > PURGE_MAX && world.disk.mood.get().slow < 60 {
         world.violated(format!("a purge took {} ms", took.as_millis()));
     }
-    scene.model.borrow_mut().purges.push(Purge { of, begun, answered });
+    let is_lasting = outcome.holds == PurgeHold::Always;
+    scene.model.borrow_mut().purges.push(Purge { of, begun, answered, is_lasting });
 }

@@ -274,7 +274,7 @@ impl Catalog {
         self.faults.reach("a file is removed");
         let mut change = index.change();
         change.drop_link(hash, sequence);
-        if change.commit().is_err() {
+        if change.commit().is_err_and(|error| error.is_final()) {
             self.index.mark_failed();
         }
         #[cfg(test)]

@@ -123,4 +123,4 @@ pub use format::charge;
 pub use handle::IndexMemory;
 pub use part::{At, CHUNK_BYTES, Holding, KeepOutcome, Part, ReadError, Run, Synced};
 pub use remove::{Published, VARIANTS_MAX};
-pub use scope::{Purging, Scope};
+pub use scope::{PurgeHold, PurgeOutcome, Purging, Scope};

@@ -12,6 +12,44 @@ pub enum Purging {
     Soft,
 }
 
+/// What a purge did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PurgeOutcome {
+    /// Objects that were stored and are no more, or are stale now.
+    pub objects: u64,
+    /// For how long it holds.
+    pub holds: PurgeHold,
+}
+
+/// For how long a purge holds; the weaker ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PurgeHold {
+    /// It outlasts the process and a power cut.
+    Always,
+    /// No disk could take it or note it, or its sync is late: what is purged may come back after a
+    /// restart or a power cut.
+    UntilRestart,
+    /// A part of it was not carried out.
+    InPart,
+}
+
+impl PurgeOutcome {
+    /// A purge of so many objects that outlasts the process.
+    pub const fn of(objects: u64) -> Self {
+        Self { objects, holds: PurgeHold::Always }
+    }
+
+    /// One that was not carried out.
+    pub const FAILED: Self = Self { objects: 0, holds: PurgeHold::InPart };
+
+    /// The outcome of both of two purges.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let objects = self.objects.saturating_add(other.objects);
+        Self { objects, holds: self.holds.max(other.holds) }
+    }
+}
+
 /// What a purge covers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {

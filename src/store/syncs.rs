@@ -10,6 +10,7 @@ use crate::store::error::{IndexError, WriteError};
 use crate::store::eviction::snapshot::{self, Schedule, SnapshotOccasion};
 use crate::store::format;
 use crate::store::index::Keyspaces;
+use crate::store::scope::PurgeHold;
 use crate::sync::{Mutex, watch};
 use fjall::Slice;
 use std::io;
@@ -118,26 +119,26 @@ impl Syncs {
 
     /// Waits, for a while, until all that was changed in the index is safe from a power cut. Cancel
     /// safe.
-    pub(super) async fn sync_soon(&self, catalog: &Catalog) -> Result<(), Unsynced> {
+    pub(super) async fn sync_soon(&self, catalog: &Catalog) -> Result<PurgeHold, Unsynced> {
         if self.is_synced(catalog) {
-            return Ok(());
+            return Ok(PurgeHold::Always);
         }
         let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.wanted.notify_one();
         let mut ended = self.ended.subscribe();
         if ended.borrow().0 < self.late.load(Ordering::Acquire) {
             // It hangs: one purge that waits for it is enough.
-            return Ok(());
+            return Ok(PurgeHold::UntilRestart);
         }
         let waiting = ended.wait_for(|(last, _)| *last >= number);
         if let Ok(Ok(ended)) = tokio::time::timeout(SYNC_PATIENCE, waiting).await {
             let (_, has_failed) = *ended;
-            return if has_failed { Err(Unsynced) } else { Ok(()) };
+            return if has_failed { Err(Unsynced) } else { Ok(PurgeHold::Always) };
         }
         self.late.fetch_max(number, Ordering::AcqRel);
         let disk = &*catalog.label;
         tracing::warn!(disk, "disk tier: purges do not wait for a slow sync");
-        Ok(())
+        Ok(PurgeHold::UntilRestart)
     }
 
     /// Syncs; so many syncs had been asked for before.

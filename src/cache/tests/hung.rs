@@ -2,7 +2,9 @@
 //! turned by hand, and a disk hangs at the step that a test says.
 
 use super::{cache_on, key, meta, publish};
-use crate::cache::{Cache, CachedObject, ClaimUnknown, Hit, PublishError, Purging, Scope};
+use crate::cache::{
+    Cache, CachedObject, ClaimUnknown, Hit, PublishError, PurgeHold, PurgeOutcome, Purging, Scope,
+};
 use crate::object::NarClaim;
 use crate::store::{Disks, Withhold};
 use crate::tasks::Tasks;
@@ -30,7 +32,7 @@ fn spawn_small(cache: &Cache, number: usize) -> JoinHandle<Result<CachedObject, 
     tokio::spawn(async move { cache.publish_small(ticket, meta(&key(number)), body, None).await })
 }
 
-fn spawn_purge(cache: &Cache, scope: Scope) -> JoinHandle<u64> {
+fn spawn_purge(cache: &Cache, scope: Scope) -> JoinHandle<PurgeOutcome> {
     let cache = cache.clone();
     tokio::spawn(async move { cache.purge(scope, Purging::Hard).await })
 }
@@ -109,6 +111,7 @@ async fn a_disk_that_hangs_while_it_commits_holds_up_no_purge_no_hit_and_no_othe
         pass_until("the purge ends", || purging.is_finished()).await;
         assert!(matches!(cache.peek(key(1).as_str()), Some(Hit::Memory(_))));
         assert!(!store.is_writable(), "it owes the purge");
+        assert_eq!(purging.await.unwrap().holds, PurgeHold::UntilRestart, "it notes nothing");
     }
     let newer = cache.ticket();
     drop(hold);
@@ -120,6 +123,30 @@ async fn a_disk_that_hangs_while_it_commits_holds_up_no_purge_no_hit_and_no_othe
     cache.publish_small(newer, meta(&key(2)), body, None).await.unwrap();
     assert!(cache.lookup(&key(2)).await.is_some());
     assert!(store.has_record(&key(2)), "what began after the purge is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orderly_stop_notes_the_purges_that_a_disk_owes_although_it_was_not_seen_to_answer() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = cache_at(place.path()).await;
+    let store = cache.store().unwrap().clone();
+    publish(&cache, 1).await;
+    assert!(store.has_record(&key(1)));
+    let hold = store.hold(0, RECORD);
+    let publishing = spawn_small(&cache, 2);
+    hold.until_reached().await;
+    // The disk is asked for the first purge, and for no other while that hangs.
+    for number in [2, 1] {
+        let purging = spawn_purge(&cache, Scope::Key(key(number)));
+        pass_until("the purge ends", || purging.is_finished()).await;
+        assert_eq!(purging.await.unwrap().holds, PurgeHold::UntilRestart);
+    }
+    drop(hold);
+    assert!(cache.tasks.drain(Duration::from_mins(1)).await);
+    assert!(publishing.await.unwrap().is_err());
+    drop((store, cache));
+    let cache = cache_at(place.path()).await;
+    assert!(cache.lookup(&key(1)).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +165,7 @@ async fn a_purge_waits_for_what_is_being_written_and_takes_it() {
         let purging = spawn_purge(&cache, scope.clone());
         until("the purge is raised", || cache.fence.purges() == 1).await;
         drop(hold);
-        assert_eq!(purging.await.unwrap(), 1, "it was written first: {scope:?}");
+        assert_eq!(purging.await.unwrap().objects, 1, "it was written first: {scope:?}");
         assert!(!store.has_record(&key(2)), "no crash brings it back");
         assert!(store.is_writable(), "nothing is owed");
         assert!(matches!(publishing.await.unwrap(), Err(PublishError::Purged)));
@@ -262,10 +289,11 @@ async fn a_purge_is_synced_before_it_is_answered_and_waits_once_for_a_sync_that_
     pass_until("the purges end", || purging.iter().all(JoinHandle::is_finished)).await;
     let third = spawn_purge(&cache, Scope::Key(key(2)));
     until("the next waits for it no more", || third.is_finished()).await;
-    assert_eq!(third.await.unwrap(), 1);
+    let late = PurgeOutcome { objects: 1, holds: PurgeHold::UntilRestart };
+    assert_eq!(third.await.unwrap(), late);
     assert!(store.is_writable(), "it was carried out, and nothing is owed: {:?}", store.reports());
     drop(hold);
-    assert_eq!(spawn_purge(&cache, Scope::Key(key(3))).await.unwrap(), 1);
+    assert_eq!(spawn_purge(&cache, Scope::Key(key(3))).await.unwrap().objects, 1);
 }
 
 /// FAULTS.md S15b.
@@ -289,7 +317,7 @@ async fn parts_that_are_being_counted_hold_up_nothing_but_parts() {
     });
     let purging = spawn_purge(&cache, Scope::Key(key(2)));
     until("the purge ends", || purging.is_finished()).await;
-    assert_eq!(purging.await.unwrap(), 1);
+    assert_eq!(purging.await.unwrap(), PurgeOutcome::of(1));
     let publishing = spawn_small(&cache, 3);
     until("what comes is published", || publishing.is_finished()).await;
     assert!(publishing.await.unwrap().is_ok());

@@ -1,7 +1,7 @@
 //! What takes the place of what: absences, responses that vary and that do not, claims.
 
 use super::{cache_on, key, meta};
-use crate::cache::{Cache, FenceEpoch, Hit, Purging, Scope};
+use crate::cache::{Cache, FenceEpoch, Hit, PurgeOutcome, Purging, Scope};
 use crate::config::MemorySettings;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
@@ -68,7 +68,7 @@ async fn a_soft_purge_makes_every_variant_stale_wherever_it_is() {
         if is_cold {
             cache.drop_memory();
         }
-        assert_eq!(cache.purge(Scope::Key(key(1)), Purging::Soft).await, 2);
+        assert_eq!(cache.purge(Scope::Key(key(1)), Purging::Soft).await, PurgeOutcome::of(2));
         for _ in 0..2 {
             for language in ["de", "en"] {
                 let Some(Hit::Memory(found) | Hit::Disk(found)) = selects(&cache, language).await
@@ -90,7 +90,7 @@ async fn a_soft_purge_of_a_prefix_makes_all_below_it_stale() {
         put(&cache, cache.ticket(), meta(&key(number))).await;
     }
     let prefix = Scope::Prefix { site: "s".to_owned(), prefix: "/1".to_owned() };
-    assert_eq!(cache.purge(prefix, Purging::Soft).await, 2);
+    assert_eq!(cache.purge(prefix, Purging::Soft).await, PurgeOutcome::of(2));
     for _ in 0..2 {
         for (number, is_stale) in [(1, true), (11, true), (2, false)] {
             let Some(Hit::Memory(found) | Hit::Disk(found)) = cache.lookup(&key(number)).await

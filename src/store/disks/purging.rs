@@ -9,7 +9,7 @@ use crate::store::disks::ledger::DiskId;
 use crate::store::disks::tier::{DiskTier, PURGE_PATIENCE, change_all};
 use crate::store::lanes::PATIENCE;
 use crate::store::remove::Published;
-use crate::store::scope::{Purging, Scope};
+use crate::store::scope::{PurgeHold, PurgeOutcome, Purging, Scope};
 use futures_util::future::join_all;
 use std::sync::Arc;
 
@@ -71,11 +71,11 @@ impl Disks {
     }
 
     /// Makes everything in `scope` go, and the claims it makes, or makes it stale, as `purging`
-    /// says; returns the number of objects. What is made stale and is here in part goes. Holds on
-    /// disks that are out, stalled or fail: nothing in the scope is served from them before they
-    /// have made up for it, and then it goes. Waits for a disk that does not come further for some
+    /// says. What is made stale and is here in part goes. Holds on disks that are out, stalled or
+    /// fail: nothing in the scope is served from them before they have made up for it, and then it
+    /// goes. Waits for a disk that does not come further for some
     /// seconds in all: one without a step of the purge, two for the sync, one for the record.
-    pub async fn purge(&self, scope: &Scope, purging: Purging) -> u64 {
+    pub async fn purge(&self, scope: &Scope, purging: Purging) -> PurgeOutcome {
         let working = self.0.working(scope);
         let own = scope.clone();
         let purge = move |store: &Arc<DiskStore>| store.catalog.purge(&own, purging);
@@ -83,17 +83,18 @@ impl Disks {
         let settling = working.iter().zip(purged).map(async |((_, entered), purged)| {
             let count = purged.ok().and_then(Result::ok)?;
             let disk = &entered.store.disk;
-            disk.syncs.sync_soon(&disk.catalog).await.ok().map(|()| count)
+            let holds = disk.syncs.sync_soon(&disk.catalog).await.ok()?;
+            Some(PurgeOutcome { objects: count, holds })
         });
-        let mut count = 0_u64;
+        let mut outcome = PurgeOutcome::of(0);
         for ((_, entered), purged) in working.iter().zip(join_all(settling).await) {
             match purged {
-                Some(purged) => count = count.saturating_add(purged),
+                Some(purged) => outcome = outcome.and(purged),
                 None => self.0.owe_one(entered.id, scope),
             }
         }
-        self.0.write_debts().await;
-        count
+        outcome.holds = outcome.holds.max(self.0.write_debts().await);
+        outcome
     }
 }
 
@@ -112,14 +113,16 @@ impl DiskTier {
     }
 
     /// Writes down what is owed on the disks that answer, and gives up one that has not written it
-    /// in a second; says so if it is written nowhere.
-    async fn write_debts(self: &Arc<Self>) {
-        if self.write_records().await == 0 && self.disks.iter().any(TierDisk::owes) {
-            tracing::error!(
-                "a purge could be written on no disk: it holds until this process ends; purge \
-                 again after a restart"
-            );
+    /// in a second. Says so if it is written nowhere.
+    async fn write_debts(self: &Arc<Self>) -> PurgeHold {
+        if self.write_records().await > 0 || !self.disks.iter().any(TierDisk::owes) {
+            return PurgeHold::Always;
         }
+        tracing::error!(
+            "a purge could be written on no disk: it holds until this process ends; purge again \
+             after a restart"
+        );
+        PurgeHold::UntilRestart
     }
 
     /// Notes that a disk owes a purge that it was to carry out itself.

@@ -19,7 +19,10 @@ async fn a_purged_path_is_asked_for_again() {
         edge.get(&path).await.expect(200, "miss");
         edge.until_idle().await;
         let purged = edge.purge(&path_request(&path, "")).await;
-        assert_eq!((purged.status.as_u16(), purged.text().trim()), (200, "{\"purged\":1}"));
+        assert_eq!(
+            (purged.status.as_u16(), purged.text().trim()),
+            (200, "{\"lasting\":true,\"purged\":1}")
+        );
         edge.restart().await;
         edge.get(&path).await.expect(200, "miss").with(&nar);
         assert_eq!(origin.count(&path), 2);
@@ -237,7 +240,11 @@ async fn a_soft_purge_of_a_response_that_varies_makes_each_variant_stale() {
                 edge.restart().await;
             }
             let purged = edge.purge(&path_request(&path, SOFT)).await;
-            assert_eq!(purged.text().trim(), "{\"purged\":2}", "{size} {is_restarted}");
+            assert_eq!(
+                purged.text().trim(),
+                "{\"lasting\":true,\"purged\":2}",
+                "{size} {is_restarted}"
+            );
             for (language, seed) in languages {
                 origin.say(&path, script(language, seed));
                 let said = edge.read_with(&path, &[("accept-language", language)]).await;

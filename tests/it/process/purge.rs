@@ -64,8 +64,14 @@ fn what_is_purged_is_fetched_again() {
         assert_eq!(scene.origin.requests_for(&scene.path), requests, "{arguments:?}");
         scene.until_hit();
     }
-    assert_eq!(scene.purged(&["--key", "nobody", "--key", "none"]).trim(), "{\"purged\":0}");
-    assert_eq!(scene.purged(&["--soft", "--key", "nobody"]).trim(), "{\"purged\":0}");
+    assert_eq!(
+        scene.purged(&["--key", "nobody", "--key", "none"]).trim(),
+        "{\"lasting\":true,\"purged\":0}"
+    );
+    assert_eq!(
+        scene.purged(&["--soft", "--key", "nobody"]).trim(),
+        "{\"lasting\":true,\"purged\":0}"
+    );
     // Softly: asked for again, not gone.
     scene.purged(&["--soft", &scene.path]);
     assert_eq!(scene.edge.get(&scene.path).status, 200);
