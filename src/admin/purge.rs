@@ -58,7 +58,8 @@ pub struct PurgeReply {
 pub enum PurgeLasts {
     /// It outlasts the process and a power cut.
     Always,
-    /// No disk could take it or note it, or its sync is late: it must be made again after a restart.
+    /// No disk could take it or note it, or its sync is late: it must be made again after a
+    /// restart.
     UntilRestart,
 }
 

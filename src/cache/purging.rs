@@ -11,9 +11,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 impl Cache {
-    /// Makes everything in `scope` go or become stale, as `purging` says. What fills and confirmations under way bring of it is not kept: it may be what is
-    /// purged. Waits a few seconds at most for a disk that does not come further. Cancel safe: the
-    /// purge goes on.
+    /// Makes everything in `scope` go or become stale, as `purging` says. What fills and
+    /// confirmations under way bring of it is not kept: it may be what is purged. Waits a few
+    /// seconds at most for a disk that does not come further. Cancel safe: the purge goes on.
     pub async fn purge(&self, scope: Scope, purging: Purging) -> PurgeOutcome {
         self.fence.raise(&scope);
         self.carry_out(scope, purging).await
