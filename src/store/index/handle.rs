@@ -83,11 +83,7 @@ impl Index {
     /// Whether the engine still takes writes; notes if it does not.
     pub(in crate::store) fn check(&self) -> Result<(), IndexError> {
         let checked = self.access().open().and_then(Keyspaces::check);
-        checked.inspect_err(|error| {
-            if error.is_final() {
-                self.mark_failed();
-            }
-        })
+        checked.inspect_err(|_| self.mark_failed())
     }
 
     /// Notes that a write failed, so that the next [`Index::revive`] opens the index again.
