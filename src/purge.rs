@@ -6,8 +6,8 @@
 //!
 //! An object has the tags that its head says, and its head is what every step looks into.
 //! - A fill, a part or a confirmation that began before: the fence compares the head that is to be
-//! published, and the one that was confirmed, with each tag that was purged since. A request after
-//! the purge joins no older fill of the site, whatever that will bring.
+//!   published, and the one that was confirmed, with each tag that was purged since. A request
+//!   after the purge joins no older fill of the site, whatever that will bring.
 //! - What is on disk: a record and the rows of its tags come and go in one change of the index, so
 //!   after any crash what is found by its key is found by its tags. A purge that a crash cuts short
 //!   was not answered; each object is gone, stale, or as it was.

@@ -126,8 +126,7 @@ pub async fn start(config: Config, surroundings: Surroundings) -> Result<Running
     let front = Front::bind(&config.server, tls)?;
     let addresses = front.local_addresses();
     let by_name = filters.by_name();
-    let sites = sites::build(&config, &addresses, &clock, &metrics, &tasks, &by_name)?;
-    let sites = Sites::new(sites);
+    let sites = Sites::new(sites::build(&config, &addresses, &clock, &metrics, &tasks, &by_name)?);
     name(&config, &metrics);
     let admin = config.admin.listen.map(AdminListener::bind).transpose()?;
     let log = Arc::new(AccessLog::start(config.log.access, surroundings.access_log, &metrics)?);

@@ -19,7 +19,9 @@ pub(super) fn run(arguments: &PurgeArgs) -> ExitCode {
             if is_lasting {
                 return ExitCode::SUCCESS;
             }
-            complain("no disk could take the purge or note it: purge again after a restart");
+            complain(
+                "the purge is not yet safe on a disk: repeat it after a restart or a power cut",
+            );
             ExitCode::FAILURE
         }
         Err(RemoteError::Config(error)) => report(&error),
@@ -33,7 +35,7 @@ pub(super) fn run(arguments: &PurgeArgs) -> ExitCode {
 /// Whether the purge outlasts the edge's process, by the edge's answer.
 fn is_lasting(reply: &str) -> bool {
     let reply: serde_json::Value = serde_json::from_str(reply).unwrap_or_default();
-    reply["lasting"] != json!(false)
+    reply.get("lasting") != Some(&json!(false))
 }
 
 fn wish(arguments: &PurgeArgs) -> serde_json::Value {

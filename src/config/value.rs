@@ -279,14 +279,13 @@ fn price(raw: &RawValue<'_>, example: &str) -> Result<u64, String> {
 fn size(raw: &RawValue<'_>, min: u64, max: u64, example: &str) -> Result<u64, String> {
     let size = match raw {
         RawValue::Integer(Some(size), _) => *size,
-        RawValue::Integer(None, _) => {
-            return Err(format!("is not a size; write one like {example}"));
-        }
         RawValue::Text(text) => units::parse_size(text)
             .map_err(|error| format!("is not a size: {error}; write one like {example}"))?,
-        RawValue::Boolean(_) | RawValue::Fraction(_) | RawValue::Other(_) | RawValue::List(_) => {
-            return Err(format!("is not a size; write one like {example}"));
-        }
+        RawValue::Integer(None, _)
+        | RawValue::Boolean(_)
+        | RawValue::Fraction(_)
+        | RawValue::Other(_)
+        | RawValue::List(_) => return Err(format!("is not a size; write one like {example}")),
     };
     let print = units::print_size;
     if size < min {

@@ -79,7 +79,7 @@ fn join_or_begin(
     let (key, demand) = (request.key.clone(), Some(request.demand()));
     let wish = JoinRequest { key: &key, demand, looked, ticket: before.ticket() };
     let lead = |(), landing: LeadGuard| async move {
-        lead(landing.resources(), &landing.flight, &request, before, now).await;
+        Box::pin(lead(landing.resources(), &landing.flight, &request, before, now)).await;
     };
     registry.join_or_begin(wish, || Ok(()), lead)
 }

@@ -248,7 +248,7 @@ impl BreakerPermit<'_> {
         match (self.probe.take(), *state) {
             (Some(Probe::After(wait)), _) => breaker.open(&mut state, wait.saturating_mul(2)),
             (Some(Probe::Doubted), BreakerPhase::Doubted { .. }) => {
-                breaker.open(&mut state, OPEN_FIRST)
+                breaker.open(&mut state, OPEN_FIRST);
             }
             (_, BreakerPhase::Closed { failures, by_probe }) => {
                 let failures = failures.saturating_add(cost);

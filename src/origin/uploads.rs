@@ -3,8 +3,8 @@
 //!
 //! - A client that has a quarter of the places gets none of the last quarter.
 //! - Uploads wait in a queue: the proven ones first, the slow ones last (`upload_body`), and each
-//! of these in the order of their arrival. A free place goes to the first upload of a client that
-//! may have it. An upload that brings nothing therefore delays none that goes on.
+//!   of these in the order of their arrival. A free place goes to the first upload of a client that
+//!   may have it. An upload that brings nothing therefore delays none that goes on.
 //! - While uploads wait that are not slow themselves, as many slow ones are ended as let one of
 //!   them in each. Each ended upload is one of the client that has most places. For an upload that
 //!   is not proven, it is one of a client that has more places than its own, or one of its own.

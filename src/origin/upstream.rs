@@ -268,7 +268,7 @@ impl Upstream {
             // A body that waits for its origin knocks in rounds of its own, and a refusal costs
             // it nothing: that is no reason to turn clients away when the origin is back.
             FailureCost::Failures(_) if reason == FetchReason::Resume && took < SLOW => {
-                leave.failed(0, took)
+                leave.failed(0, took);
             }
             FailureCost::Failures(cost) => leave.failed(cost, took),
         }

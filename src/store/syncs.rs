@@ -159,7 +159,8 @@ impl Syncs {
                 SnapshotOccasion::Regular,
             ),
             Wake::Stop => {
-                snapshot::keep_order(catalog, &mut schedule, Instant::now(), SnapshotOccasion::Last)
+                let now = Instant::now();
+                snapshot::keep_order(catalog, &mut schedule, now, SnapshotOccasion::Last);
             }
             Wake::Wanted => {}
         }
@@ -195,7 +196,7 @@ impl Syncs {
         #[cfg(test)]
         catalog.faults.reach("the files are to be synced");
         let synced = match self.sync_files(catalog, turn) {
-            Ok(()) => self.sync_whole_index(catalog, turn),
+            Ok(()) => Self::sync_whole_index(catalog, turn),
             Err(error) => {
                 catalog.health.not_synced();
                 catalog.write_failed(&error);
@@ -265,7 +266,7 @@ impl Syncs {
     }
 
     /// Syncs the index, and keeps its journal short. Blocking; an error is noted.
-    fn sync_whole_index(&self, catalog: &Catalog, turn: SnapshotOccasion) -> Result<(), ()> {
+    fn sync_whole_index(catalog: &Catalog, turn: SnapshotOccasion) -> Result<(), ()> {
         let access = catalog.index.access();
         let synced = access.open().and_then(|index| {
             sync_engine(catalog, index)?;

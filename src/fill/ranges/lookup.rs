@@ -79,7 +79,7 @@ impl JoinedFlight {
     fn handle(self, object: Arc<PartObject>) -> PartHandle {
         let Self { role, flight, cursor, is_known } = self;
         let is_learned_now = !is_known && matches!(object.told, HeadSource::ByOrigin { .. });
-        PartHandle { is_learned_now, object, cursor, role, flight }
+        PartHandle { flight, object, cursor, role, is_learned_now }
     }
 }
 

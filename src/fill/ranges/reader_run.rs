@@ -54,7 +54,7 @@ async fn turn(flight: &Arc<PartFlight>, object: &Arc<PartObject>, run: Run, plac
         return;
     };
     let fetching = async {
-        let opened = open(flight, object, run.start()..run.end(), None).await;
+        let opened = Box::pin(open(flight, object, run.start()..run.end(), None)).await;
         if bring(flight, object, run, opened, RunPurpose::Readers).await.is_ok() {
             complete::see_to(flight, object).await;
         }

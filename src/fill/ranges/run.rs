@@ -32,7 +32,7 @@ pub(super) async fn open(
     why: Option<FetchReason>,
 ) -> Result<OriginStretch, FillError> {
     let opening = OriginStretch::open(flight.source(), &object.identity, span, why);
-    flight.cursors.readers.while_open(opening).await?
+    Box::pin(flight.cursors.readers.while_open(opening)).await?
 }
 
 /// Fetches a run to its end, tells how it ended, and keeps what has come.

@@ -68,7 +68,7 @@ impl Disks {
         let store = self.stores()[disk].clone();
         store.disk.catalog.counted_parts.forget();
         std::thread::spawn(move || {
-            part::count_parts(&store.disk.catalog, &store.disk.lanes.leaving).unwrap()
+            part::count_parts(&store.disk.catalog, &store.disk.lanes.leaving).unwrap();
         })
     }
 

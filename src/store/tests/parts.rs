@@ -424,7 +424,7 @@ async fn parts_change_while_others_are_counted() {
     store.disk.catalog.counted_parts.forget();
     let inner = Arc::clone(&store.disk);
     let counting = tokio::task::spawn_blocking(move || {
-        part::count_parts(&inner.catalog, &inner.lanes.leaving).unwrap()
+        part::count_parts(&inner.catalog, &inner.lanes.leaving).unwrap();
     });
     hold.until_reached().await;
     // Some are counted, and some are not.
@@ -457,7 +457,7 @@ async fn a_store_that_is_left_counts_no_further_parts() {
     let hold = store.disk.catalog.faults.hold("some parts are counted");
     let inner = Arc::clone(&store.disk);
     let counting = tokio::task::spawn_blocking(move || {
-        part::count_parts(&inner.catalog, &inner.lanes.leaving).unwrap()
+        part::count_parts(&inner.catalog, &inner.lanes.leaving).unwrap();
     });
     hold.until_reached().await;
     store.disk.lanes.leaving.cancel();
