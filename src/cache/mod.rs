@@ -5,7 +5,7 @@
 //!
 //! A fill takes a [`FenceEpoch`] when it begins, and publishes in two steps ([`publish`]):
 //! 1. On the disk's own threads: the body, and under the lock of its key the record, if the fence
-//!    still allows it at that moment ([`ChangePermit`](crate::store::Permit)).
+//!    still allows it at that moment ([`ChangePermit`](crate::store::ChangePermit)).
 //! 2. Under the fence's lock, without I/O: the fence is asked once more, and the object becomes
 //!    visible in memory, with its claim and in the list of variants.
 //!
