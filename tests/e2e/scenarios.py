@@ -14,7 +14,7 @@ from cutter import Cutter
 from edge import Edge
 from faults import FaultOrigin
 from giant import Giant, Origin, Reader, read_all
-from harness import fetch, free_ports, output_of, sha256_of, wait_until
+from harness import fetch, output_of, sha256_of, wait_until
 from nix import Client
 
 MIB = 1 << 20
