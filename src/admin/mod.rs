@@ -17,7 +17,5 @@ mod uploads;
 pub use fsck::{FsckHandler, FsckRefusal, FsckRequest};
 pub use listener::{AdminBindError, AdminListener};
 pub use parts::{AdminParts, BeforeMetrics, Readiness, ReadinessCheck, ReadinessProbe};
-pub use purge::{
-    PurgeError, PurgeHandler, PurgeLasts, PurgeMode, PurgeReply, PurgeRequest, PurgeScope,
-};
+pub use purge::{PurgeError, PurgeHandler, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
 pub use uploads::{UploadsError, UploadsHandler, UploadsReply, UploadsRequest};

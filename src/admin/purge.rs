@@ -49,18 +49,8 @@ pub enum PurgeMode {
 pub struct PurgeReply {
     /// Objects that were stored and are no more, or are stale now.
     pub purged: u64,
-    /// For how long it holds.
-    pub lasts: PurgeLasts,
-}
-
-/// For how long a purge holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PurgeLasts {
-    /// It outlasts the process and a power cut.
-    Always,
-    /// No disk could take it or note it, or its sync is late: it must be made again after a
-    /// restart.
-    UntilRestart,
+    /// Whether it outlasts the process and a power cut. If not, no disk has taken or noted it yet.
+    pub is_lasting: bool,
 }
 
 /// Why a purge was not carried out.

@@ -3,7 +3,7 @@
 use super::browser;
 use super::fsck::{self, FsckRefusal, FsckRequest};
 use super::parts::AdminState;
-use super::purge::{self, PurgeError, PurgeLasts, PurgeReply};
+use super::purge::{self, PurgeError, PurgeReply};
 use super::token::AuthError;
 use super::uploads::{UploadsError, UploadsRequest, site_of};
 use crate::filter::{self, NoticeError};
@@ -141,8 +141,7 @@ async fn purge(
     };
     tracing::info!(%peer, ?purge, "purge");
     match (shared.parts.purge)(purge).await {
-        Ok(PurgeReply { purged, lasts }) => {
-            let is_lasting = lasts == PurgeLasts::Always;
+        Ok(PurgeReply { purged, is_lasting }) => {
             json(StatusCode::OK, &serde_json::json!({ "purged": purged, "lasting": is_lasting }))
         }
         Err(problem) => {

@@ -1,8 +1,8 @@
 //! Scenarios over a real socket: what an operator asks and gets.
 
 use super::{
-    AdminBindError, AdminListener, AdminParts, FsckRefusal, FsckRequest, PurgeError, PurgeLasts,
-    PurgeReply, PurgeRequest, PurgeScope, Readiness, ReadinessCheck, UploadsError, UploadsReply,
+    AdminBindError, AdminListener, AdminParts, FsckRefusal, FsckRequest, PurgeError, PurgeReply,
+    PurgeRequest, PurgeScope, Readiness, ReadinessCheck, UploadsError, UploadsReply,
 };
 use crate::metrics::Metrics;
 use crate::store::{CheckReport, CheckStage, Mode};
@@ -69,7 +69,7 @@ impl Office {
                         Some("panic") => panic!("a panic made for the test"),
                         Some("hang") => std::future::pending().await,
                         Some(name) => Err(PurgeError::UnknownSite { name: name.to_owned() }),
-                        None => Ok(PurgeReply { purged: 7, lasts: PurgeLasts::Always }),
+                        None => Ok(PurgeReply { purged: 7, is_lasting: true }),
                     }
                 }
                 .boxed()

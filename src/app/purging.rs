@@ -1,7 +1,7 @@
 //! Purging by what an operator writes: a site's name and paths, keys or a prefix of it. Called by
 //! the admin listener.
 
-use crate::admin::{PurgeError, PurgeLasts, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
+use crate::admin::{PurgeError, PurgeMode, PurgeReply, PurgeRequest, PurgeScope};
 use crate::engine::{Engine, ServedSite};
 use crate::object::{Key, PurgeTags};
 use crate::purge::{PurgeHold, PurgeOutcome, Purger, Purging};
@@ -45,15 +45,14 @@ pub(super) async fn purge(
         }
         (PurgeScope::All, Purging::Hard) => purger.all().await,
     };
-    match outcome.holds {
-        PurgeHold::Always => Ok(PurgeReply { purged: outcome.objects, lasts: PurgeLasts::Always }),
-        PurgeHold::UntilRestart => {
-            Ok(PurgeReply { purged: outcome.objects, lasts: PurgeLasts::UntilRestart })
-        }
+    let is_lasting = match outcome.holds {
+        PurgeHold::Always => true,
+        PurgeHold::UntilRestart => false,
         PurgeHold::InPart => {
-            Err(PurgeError::Failed { detail: "see the log; purge again".to_owned() })
+            return Err(PurgeError::Failed { detail: "see the log; purge again".to_owned() });
         }
-    }
+    };
+    Ok(PurgeReply { purged: outcome.objects, is_lasting })
 }
 
 /// The site that was named, or the only one there is.

@@ -324,8 +324,8 @@ impl RunningDemo {
     }
 
     async fn ask_origin_unsigned(&self) -> Result<String, DemoClientError> {
-        let nobody = TrustedKeys::default();
-        let client = DemoClient::new(self.origin.address(), nobody, self.tasks.clone());
+        let no_keys = TrustedKeys::default();
+        let client = DemoClient::new(self.origin.address(), no_keys, self.tasks.clone());
         client.fetch_text(&format!("/{BUCKET}/nix-cache-info")).await
     }
 
