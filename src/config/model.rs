@@ -8,6 +8,7 @@ use super::lifetimes::Lifetimes;
 use crate::nix::hash::{base16, sha256};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything an operator may set.
@@ -193,7 +194,7 @@ pub struct Site {
     /// `[site.lifetimes]`; without meaning for the kind `generic`.
     pub lifetimes: Lifetimes,
     /// How a site of kind `generic` caches; none for a binary cache.
-    pub caching: Option<Caching>,
+    pub caching: Option<Arc<Caching>>,
     /// `[site.absence_filter]`.
     pub absence_filter: Option<AbsenceFilter>,
     /// Hosts that an origin's redirect may lead to; empty: redirects are faults.

@@ -11,6 +11,7 @@ use super::trust;
 use crate::rfc::authority::canonical_host;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// What holds if no site is set: the cache of an office.
 ///
@@ -81,7 +82,7 @@ fn site(scope: &TableValues, taken: &mut TakenNames, report: &mut ProblemReport)
         signatures: trust.signatures,
         cache_info: cache_info(scope, report),
         lifetimes: caching_site::lifetimes(scope, report),
-        caching: caching_site::caching(scope, report),
+        caching: caching_site::caching(scope, report).map(Arc::new),
         absence_filter: filters::absence_filter(scope, &origins, report),
         follow_redirects_to: values(redirects),
         origins,

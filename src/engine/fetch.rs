@@ -6,7 +6,7 @@ use super::deliver::{self, ReadRequest};
 use crate::cache::{CachedObject, Stale};
 use crate::clock::Timestamp;
 use crate::fill::{
-    FillEpoch, FillOutcome, FillRole, FlightReader, JoinError, ObjectRequest, Provenance,
+    FillEpoch, FillOutcome, FillRequest, FillRole, FlightReader, JoinError, Provenance,
 };
 use crate::nix::Class;
 use crate::outcome::Outcome;
@@ -41,13 +41,13 @@ const TURNS_MAX: u32 = 3;
 /// NAR does not fetch the body.
 pub(super) async fn fill(
     request: &ReadRequest<'_>,
-    wanted: &ObjectRequest,
+    wanted: &FillRequest,
     stale: Option<Stale>,
     looked: Option<FillEpoch>,
 ) -> Result<ClientAnswer, LookAgain> {
     let fallback =
         stale.as_ref().and_then(|stale| StaleFallback::of(&stale.found, wanted, request.now));
-    let wants_head_alone = request.method == ReadMethod::Head && wanted.class == Class::Nar;
+    let wants_head_alone = request.method == ReadMethod::Head && wanted.class() == Class::Nar;
     let joined = if wants_head_alone && stale.is_none() {
         request.engine.fills.head(wanted.clone(), looked)
     } else {
@@ -68,7 +68,7 @@ pub(super) async fn fill(
 /// comes too late for a shared body joins or begins another flight.
 pub(super) async fn flight_answer(
     request: &ReadRequest<'_>,
-    wanted: &ObjectRequest,
+    wanted: &FillRequest,
     (stale, fallback): (Option<Stale>, Option<&StaleFallback>),
     mut joined: (FillRole, FlightReader),
 ) -> ClientAnswer {
@@ -93,7 +93,7 @@ pub(super) async fn flight_answer(
 /// then the flight is left.
 async fn try_flight_answer(
     request: &ReadRequest<'_>,
-    wanted: &ObjectRequest,
+    wanted: &FillRequest,
     fallback: Option<&StaleFallback>,
     (role, flight): (FillRole, FlightReader),
 ) -> Result<ClientAnswer, BodyGone> {
@@ -139,7 +139,7 @@ async fn try_flight_answer(
 /// The answer of a fetch for this request alone, since another reader has the body.
 async fn pass(
     request: &ReadRequest<'_>,
-    wanted: &ObjectRequest,
+    wanted: &FillRequest,
     fallback: Option<&StaleFallback>,
 ) -> ClientAnswer {
     let own = request.engine.fills.pass(wanted).await;
@@ -161,7 +161,7 @@ async fn pass(
 
 impl StaleFallback {
     /// The fallback `stale` for a request that came at `now`; none if it may not serve unconfirmed.
-    fn of(stale: &CachedObject, wanted: &ObjectRequest, now: Timestamp) -> Option<Self> {
+    fn of(stale: &CachedObject, wanted: &FillRequest, now: Timestamp) -> Option<Self> {
         let wait = policy::freshness::revalidation_wait(&stale.meta(), now, &wanted.terms())?;
         Some(Self { stale: stale.clone(), wait })
     }

@@ -11,8 +11,7 @@ use super::state::Engine;
 use super::target::RoutedRequest;
 use crate::cache::{CachedObject, Hit};
 use crate::fill::{
-    Asker, FillEpoch, FillOutcome, FillRole, FlightReader, JoinError, ObjectRequest, PageRequest,
-    PassThroughBody,
+    Asker, FillOutcome, FillRequest, FillRole, FlightReader, JoinError, PassThroughBody,
 };
 use crate::object::{Meta, Sha256};
 use crate::rfc::conditional::Validators;
@@ -38,7 +37,7 @@ pub(super) enum FallbackRequest {
     /// An object of a binary cache.
     Object(RoutedRequest),
     /// A response of a generic site, by the request for it.
-    Page(Box<PageRequest>),
+    Page(Box<FillRequest>),
 }
 
 /// A read of a piece, and the source of the next.
@@ -101,61 +100,35 @@ impl FileFallback {
         if let Some(source) = self.stored(offset).await? {
             return Ok(source);
         }
-        let routed = match &self.request {
-            FallbackRequest::Object(routed) => routed,
-            FallbackRequest::Page(sought) => return self.find_page(sought, offset, mark).await,
+        let wanted = match &self.request {
+            FallbackRequest::Object(routed) => {
+                routed.wanted(&self.engine.instance, Asker::default())
+            }
+            FallbackRequest::Page(wanted) => FillRequest::clone(wanted),
         };
-        let wanted = routed.wanted(&self.engine.instance, Asker::default());
-        let (_, flight) = match self.join(&wanted, Some(mark)) {
-            Err(JoinError::Ended) => match self.stored(offset).await? {
-                Some(source) => return Ok(source),
-                None => self.join(&wanted, None),
-            },
-            joined => joined,
-        }
-        .map_err(not_joined)?;
-        let landed = flight.outcome().await;
-        let passing = flight.take_passing(wanted.asker);
-        if passing.is_none() && matches!(landed, FillOutcome::Passing) {
-            drop(flight);
-            let own = self.engine.fills.pass(&wanted).await;
-            return self.passing(own.take_passing(wanted.asker), offset);
-        }
-        self.landed((&flight, landed), passing, offset)
-    }
-
-    /// The same for a page. If the answer may not be shared, only a fetch for this request alone
-    /// will do.
-    async fn find_page(
-        &self,
-        sought: &PageRequest,
-        offset: u64,
-        mark: FillEpoch,
-    ) -> Result<BodySource, FallbackError> {
-        let (fills, now) = (&self.engine.fills, self.engine.clock.now());
-        let (role, flight) = if sought.wishes.forbids_storing() {
-            let alone = fills.seek_alone(sought.clone(), None, now);
+        let fills = &self.engine.fills;
+        let (role, flight) = if wanted.forbids_storing() {
+            let alone = fills.begin_alone(wanted.clone(), None);
             (FillRole::Lead, alone.map_err(not_joined)?)
         } else {
-            match fills.seek_since(sought.clone(), None, now, Some(mark)) {
+            match fills.join(wanted.clone(), None, Some(mark)) {
                 Err(JoinError::Ended) => match self.stored(offset).await? {
                     Some(source) => return Ok(source),
-                    None => fills.seek(sought.clone(), None, now),
+                    None => fills.join(wanted.clone(), None, None),
                 },
                 joined => joined,
             }
             .map_err(not_joined)?
         };
-        let (flight, landed) = match (role, flight.outcome().await) {
-            (FillRole::Follow, FillOutcome::Passing) => {
-                drop(flight);
-                let alone = fills.seek_alone(sought.clone(), None, now).map_err(not_joined)?;
-                let landed = alone.outcome().await;
-                (alone, landed)
-            }
-            (FillRole::Lead | FillRole::Follow, landed) => (flight, landed),
-        };
-        let passing = flight.take_passing(sought.asker);
+        let landed = flight.outcome().await;
+        // An answer that no cache may store is for the request that caused it.
+        let may_take = role == FillRole::Lead || flight.is_shared() || !wanted.is_page();
+        let passing = if may_take { flight.take_passing(wanted.asker) } else { None };
+        if passing.is_none() && matches!(landed, FillOutcome::Passing) {
+            drop(flight);
+            let own = fills.pass(&wanted).await;
+            return self.passing(own.take_passing(wanted.asker), offset);
+        }
         self.landed((&flight, landed), passing, offset)
     }
 
@@ -176,14 +149,6 @@ impl FileFallback {
             FillOutcome::Absent(_) | FillOutcome::Head { .. } => self.passing(None, offset),
             FillOutcome::Failed(error) => Err(FallbackError::Failed(error.to_string())),
         }
-    }
-
-    fn join(
-        &self,
-        wanted: &ObjectRequest,
-        looked: Option<FillEpoch>,
-    ) -> Result<(FillRole, FlightReader), JoinError> {
-        self.engine.fills.join(wanted.clone(), None, looked)
     }
 
     /// What is stored now: another reader may have met the damage before.

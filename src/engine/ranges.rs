@@ -13,7 +13,7 @@ use super::answer::{self, ClientAnswer};
 use super::deliver::{self, ReadRequest};
 use super::{fetch, lookup};
 use crate::fill::{
-    FillError, JoinError, ObjectRequest, PartConfirmation, PartHandle, RangeOutcome,
+    FillError, FillRequest, JoinError, PartConfirmation, PartHandle, PartSearch, RangeOutcome,
     RangeProvenance,
 };
 use crate::nix::Class;
@@ -48,9 +48,9 @@ impl From<ClientAnswer> for RangeResult {
 /// to be fetched.
 pub(super) async fn answer(
     request: &ReadRequest<'_>,
-    wanted: &ObjectRequest,
+    wanted: &FillRequest,
 ) -> Option<ClientAnswer> {
-    if request.method != ReadMethod::Get || is_small(wanted.class) {
+    if request.method != ReadMethod::Get || is_small(wanted.class()) {
         return None;
     }
     let ranges = ByteRanges::of(request.headers)?;
@@ -66,10 +66,10 @@ pub(super) async fn answer(
 
 async fn try_ranged(
     request: &ReadRequest<'_>,
-    wanted: &ObjectRequest,
+    wanted: &FillRequest,
     ranges: &ByteRanges,
 ) -> RangeResult {
-    match request.engine.fills.part(wanted, ranges).await {
+    match request.engine.fills.part(wanted, PartSearch::Asked(ranges)).await {
         RangeOutcome::Known(handle) => part(request, wanted, handle).await,
         RangeOutcome::Whole(role, flight) => {
             fetch::flight_answer(request, wanted, (None, None), (role, flight)).await.into()
@@ -83,6 +83,7 @@ async fn try_ranged(
                 Err(None) => RangeResult::Again,
             }
         }
+        RangeOutcome::Unknown | RangeOutcome::Alone(_) => RangeResult::AsWhole,
         RangeOutcome::Absent(meta) => {
             deliver::absent(request, &meta, Outcome::Absent.into()).into()
         }
@@ -95,7 +96,7 @@ async fn try_ranged(
 /// The answer from an object that is stored in part.
 async fn part(
     request: &ReadRequest<'_>,
-    wanted: &ObjectRequest,
+    wanted: &FillRequest,
     handle: PartHandle,
 ) -> RangeResult {
     let (meta, length) = (handle.meta(), Some(handle.length()));

@@ -5,7 +5,8 @@ use super::generic::RequestAddress;
 use super::site::ServedSite;
 use super::state::Engine;
 use crate::cache::Hit;
-use crate::fill::{Asker, ObjectRequest, PageRequest};
+use crate::config::Caching;
+use crate::fill::{Asker, FillRequest, ObjectForm, PageForm, RequestForm};
 use crate::nix::Class;
 use crate::nix::class::classify;
 use crate::object::Key;
@@ -45,52 +46,20 @@ impl Engine {
         }
         let sites = self.sites();
         let Some(site) = sites.named(key.site()) else { return RefetchResult::Failed };
-        if site.upstream.site.caching.is_some() {
-            return self.refetch_page(key, site).await;
-        }
-        if site.key_space() != key.space() {
-            return RefetchResult::Failed;
-        }
-        let wanted = ObjectRequest {
+        let form = match &site.upstream.site.caching {
+            Some(caching) => page_form(key, site, caching, &self.instance),
+            None => object_form(key, site, &self.instance),
+        };
+        let Some(form) = form else { return RefetchResult::Failed };
+        let wanted = FillRequest {
             upstream: Arc::clone(&site.upstream),
             key: key.clone(),
             path: key.path().into(),
             query: key.query().map(Into::into),
-            // A path without a class was named by a narinfo, so it is a NAR.
-            class: classify(key.path()).filter(|_| key.query().is_none()).unwrap_or(Class::Nar),
-            cdn_loop: CdnLoop::default().extended(&self.instance),
             asker: Asker::default(),
-            reason: Some(FetchReason::Heal),
+            form,
         };
         let Ok((_, flight)) = self.fills.join(wanted, None, None) else {
-            return RefetchResult::Failed;
-        };
-        flight.ended().await;
-        if self.is_stored(key).await { RefetchResult::Stored } else { RefetchResult::Failed }
-    }
-
-    /// Fetches a page as for a client without cache directives. A variant is not fetched again,
-    /// since its key does not tell which fields select it.
-    async fn refetch_page(&self, key: &Key, site: &ServedSite) -> RefetchResult {
-        let Some(address) =
-            RequestAddress::of_space(site, key.space()).filter(|_| !key.is_variant())
-        else {
-            return RefetchResult::Failed;
-        };
-        let mut headers = HeaderMap::new();
-        address.tell(&mut headers);
-        headers.insert("cdn-loop", CdnLoop::default().extended(&self.instance));
-        let sought = PageRequest {
-            upstream: Arc::clone(&site.upstream),
-            key: key.clone(),
-            path: key.path().into(),
-            query: key.query().map(Into::into),
-            headers: Arc::new(headers),
-            wishes: Wishes::default(),
-            asker: Asker::default(),
-            interim: None,
-        };
-        let Ok((_, flight)) = self.fills.seek(sought, None, self.clock.now()) else {
             return RefetchResult::Failed;
         };
         flight.ended().await;
@@ -100,4 +69,36 @@ impl Engine {
     async fn is_stored(&self, key: &Key) -> bool {
         matches!(self.cache.lookup(key).await, Some(Hit::Memory(_) | Hit::Disk(_)))
     }
+}
+
+/// How an object of a binary cache is fetched; none if the site does not serve it now.
+fn object_form(key: &Key, site: &ServedSite, instance: &str) -> Option<RequestForm> {
+    (site.key_space() == key.space()).then(|| {
+        RequestForm::Object(ObjectForm {
+            // A path without a class was named by a narinfo, so it is a NAR.
+            class: classify(key.path()).filter(|_| key.query().is_none()).unwrap_or(Class::Nar),
+            cdn_loop: CdnLoop::default().extended(instance),
+            reason: Some(FetchReason::Heal),
+        })
+    })
+}
+
+/// How a page is fetched: as for a client without cache directives. A variant is not fetched
+/// again, since its key does not tell which fields select it.
+fn page_form(
+    key: &Key,
+    site: &ServedSite,
+    caching: &Arc<Caching>,
+    instance: &str,
+) -> Option<RequestForm> {
+    let address = RequestAddress::of_space(site, key.space()).filter(|_| !key.is_variant())?;
+    let mut headers = HeaderMap::new();
+    address.tell(&mut headers);
+    headers.insert("cdn-loop", CdnLoop::default().extended(instance));
+    Some(RequestForm::Page(PageForm {
+        caching: Arc::clone(caching),
+        headers: Arc::new(headers),
+        wishes: Wishes::default(),
+        interim: None,
+    }))
 }

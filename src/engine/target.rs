@@ -2,7 +2,7 @@
 
 use super::site::ServedSite;
 use crate::cache::{Cache, ClaimUnknown};
-use crate::fill::{Asker, ObjectRequest};
+use crate::fill::{Asker, FillRequest, ObjectForm, RequestForm};
 use crate::filter::FilterVerdict;
 use crate::nix::Class;
 use crate::nix::class::classify;
@@ -87,16 +87,19 @@ impl RoutedRequest {
     }
 
     /// What this instance asks of a fill, for `asker`.
-    pub(super) fn wanted(&self, instance: &str, asker: Asker) -> ObjectRequest {
-        ObjectRequest {
+    pub(super) fn wanted(&self, instance: &str, asker: Asker) -> FillRequest {
+        let cdn_loop = self.passed.extended(instance);
+        FillRequest {
             upstream: Arc::clone(&self.site.upstream),
             key: self.target.key.clone(),
             path: Arc::clone(&self.target.path),
             query: self.target.query.clone(),
-            class: self.target.class,
-            cdn_loop: self.passed.extended(instance),
             asker,
-            reason: None,
+            form: RequestForm::Object(ObjectForm {
+                class: self.target.class,
+                cdn_loop,
+                reason: None,
+            }),
         }
     }
 }

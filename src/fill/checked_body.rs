@@ -209,8 +209,8 @@ impl CheckedBody {
             let origin = Arc::clone(&self.meta.origin);
             return Err(self.fail(FillError::Rejected { origin, rejection }));
         }
-        let FetchedBody { key, body_origins, .. } = self.body.source();
-        self.resources.rejected_bodies.right(key, &body_origins.positions());
+        let FetchedBody { request, body_origins, .. } = self.body.source();
+        self.resources.rejected_bodies.right(&request.key, &body_origins.positions());
         Ok(())
     }
 
@@ -220,7 +220,8 @@ impl CheckedBody {
         self.ready.clear();
         self.withheld.clear();
         if let Some((origin, rejection)) = error.rejected() {
-            let FetchedBody { metrics, key, body_origins, .. } = self.body.source();
+            let FetchedBody { metrics, request, body_origins, .. } = self.body.source();
+            let key = &request.key;
             body_origins.reject(metrics, key, origin, rejection);
             let count = u32::from(rejection.is_lasting());
             self.resources.note_rejected(key, self.basis.clone(), body_origins.positions(), count);

@@ -96,6 +96,23 @@ impl FillError {
         self.fetch().is_none_or(FetchError::may_have_reached)
     }
 
+    /// Whether a body broke off, so that what came of it is right as far as it goes.
+    pub(super) fn is_broken_off(&self) -> bool {
+        match self {
+            Self::Body(_) | Self::GivenUp(_) => true,
+            Self::Rejected { rejection, .. } => matches!(rejection, Rejection::Short { .. }),
+            Self::Fetch(_)
+            | Self::Changed
+            | Self::Unranged
+            | Self::NoRoom
+            | Self::Write(_)
+            | Self::Relayed(_)
+            | Self::Behind
+            | Self::Unread
+            | Self::NoResult => false,
+        }
+    }
+
     /// The origin of a body that was rejected, and the reason.
     pub(super) fn rejected(&self) -> Option<(&str, &Rejection)> {
         match self {

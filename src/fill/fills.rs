@@ -2,22 +2,20 @@
 
 use super::error::{FillError, JoinError};
 use super::flight::{Flight, FlightReader};
-use super::object_request::ObjectRequest;
-use super::page_request::{self, PageRequest};
 use super::pass_through::PassThroughBody;
-use super::ranges::{self, PageRangeOutcome, PartRegistry, PartSearch, RangeOutcome};
+use super::ranges::{self, PartRegistry, PartSearch, RangeOutcome};
 use super::registry::{FillEpoch, FillRole, Registry};
-use super::request::FillStart;
+use super::request::{self, FillRequest, FillStart};
 use super::resources::Resources;
+use super::rules::unstored_head;
 use super::site_origins::SiteOrigins;
-use super::{heads, leader, page_leader};
+use super::{heads, leader};
 use crate::cache::{Cache, FenceEpoch, Stale};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::object::Key;
 use crate::origin::{ForwardRequest, Response};
-use crate::rfc::range::ByteRanges;
 use crate::tasks::Tasks;
 use std::sync::Arc;
 
@@ -72,19 +70,29 @@ impl Fills {
     /// the cache now, and was not when the cache was looked at. Three kinds of fill are not joined:
     /// one that a purge has overtaken, since a request after the purge asks anew; one that lost its
     /// disk, since what it still has is for its own readers; one that is being ended for want of
-    /// readers.
+    /// readers. If recent answers of the object could not be shared, begins one that no other
+    /// request joins.
     pub fn join(
         &self,
-        request: ObjectRequest,
+        request: FillRequest,
         stale: Option<Stale>,
         looked: Option<FillEpoch>,
     ) -> Result<(FillRole, FlightReader), JoinError> {
         leader::join(&self.registry, request, looked, FillStart::Stale(stale))
     }
 
+    /// Begins a fill that no other request joins.
+    pub fn begin_alone(
+        &self,
+        request: FillRequest,
+        stale: Option<Stale>,
+    ) -> Result<FlightReader, JoinError> {
+        leader::begin_alone(&self.registry.resources, request, FillStart::Stale(stale))
+    }
+
     /// Fetches an object for one reader alone and stores nothing. It is for the second and later
     /// readers of an object that may not be stored, and for those that come too late to share it.
-    pub async fn pass(&self, request: &ObjectRequest) -> Flight {
+    pub async fn pass(&self, request: &FillRequest) -> Flight {
         leader::pass(&self.registry.resources, request).await
     }
 
@@ -92,7 +100,7 @@ impl Fills {
     /// for its head, joined or begun. `looked` is as for [`Fills::join`].
     pub fn head(
         &self,
-        request: ObjectRequest,
+        request: FillRequest,
         looked: Option<FillEpoch>,
     ) -> Result<(FillRole, FlightReader), JoinError> {
         match self.registry.whole_under_way(&request.key) {
@@ -101,53 +109,10 @@ impl Fills {
         }
     }
 
-    /// The outcome of a request for `ranges` of an object that is not stored as a whole.
-    pub async fn part(&self, request: &ObjectRequest, ranges: &ByteRanges) -> RangeOutcome {
-        ranges::of_object(&self.registry, &self.parts, request, ranges).await
-    }
-
-    /// What is stored in part of a response, or is arriving.
-    pub async fn page(
-        &self,
-        request: &PageRequest,
-        find: PartSearch<'_>,
-        now: Timestamp,
-    ) -> PageRangeOutcome {
-        ranges::of_page(&self.registry, &self.parts, (request, now), find).await
-    }
-
-    /// Joins the fetch of `request`, or begins one; `stale` is what is stored of it.
-    ///
-    /// If recent answers of the object could not be shared, begins one that no other request joins.
-    pub fn seek(
-        &self,
-        request: PageRequest,
-        stale: Option<Stale>,
-        now: Timestamp,
-    ) -> Result<(FillRole, FlightReader), JoinError> {
-        self.seek_since(request, stale, now, None)
-    }
-
-    /// As [`Fills::seek`]; with `looked`, begins none if one of the same object has ended since:
-    /// look again at what is stored.
-    pub fn seek_since(
-        &self,
-        request: PageRequest,
-        stale: Option<Stale>,
-        now: Timestamp,
-        looked: Option<FillEpoch>,
-    ) -> Result<(FillRole, FlightReader), JoinError> {
-        page_leader::join(&self.registry, request, (stale, looked), now)
-    }
-
-    /// Begins a fetch that no other request joins.
-    pub fn seek_alone(
-        &self,
-        request: PageRequest,
-        stale: Option<Stale>,
-        now: Timestamp,
-    ) -> Result<FlightReader, JoinError> {
-        page_leader::begin_alone(&self.registry.resources, request, stale, now)
+    /// What is here in part of an object that is not stored as a whole, or what an origin says to
+    /// a request for a range of it.
+    pub async fn part(&self, request: &FillRequest, find: PartSearch<'_>) -> RangeOutcome {
+        ranges::find(&self.registry, &self.parts, request, find).await
     }
 
     /// Sends a request to the origins and returns the answer as it comes, for this client alone.
@@ -156,12 +121,12 @@ impl Fills {
         upstream: &SiteOrigins,
         forward: ForwardRequest,
     ) -> Result<Response, FillError> {
-        Ok(page_request::forward(upstream, forward).await?)
+        Ok(request::send_on(upstream, forward).await?)
     }
 
     /// The answer of [`Fills::through`] as a body for one client.
     pub fn passing(&self, key: &Key, response: Response) -> PassThroughBody {
-        page_leader::passed_on(key, response)
+        PassThroughBody::plain(Arc::new(unstored_head(key, &response)), response)
     }
 
     /// Stores the small answer to a write that is what GET would bring, if it may be stored and
@@ -170,10 +135,10 @@ impl Fills {
     /// `ticket` is that of the purge by the write ([`Cache::purge_written`]).
     pub async fn keep(
         &self,
-        request: &PageRequest,
-        (response, ticket): (Response, FenceEpoch),
-        now: Timestamp,
+        request: &FillRequest,
+        response: Response,
+        ticket: FenceEpoch,
     ) -> FlightReader {
-        page_leader::keep(&self.registry.resources, request, (response, ticket), now).await
+        leader::keep(&self.registry.resources, request, response, ticket).await
     }
 }

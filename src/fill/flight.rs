@@ -4,10 +4,11 @@
 
 use super::checked_body::CheckedBody;
 use super::error::FillError;
-use super::object_request::AdmittedObject;
+use super::memory_window::WindowExtent;
 use super::pass_through::PassThroughBody;
 use super::readers::{FillReader, FillReaders};
-use super::relay::{Relay, RelayEntrance, WindowExtent};
+use super::relay::{Relay, RelayEntrance};
+use super::rules::AdmittedAnswer;
 use super::site_origins::Demand;
 use crate::cache::{CachedObject, FenceEpoch};
 use crate::object::{Meta, Sha256};
@@ -44,7 +45,7 @@ pub enum FillOutcome {
     /// Its head, if only that was asked for.
     Head {
         /// What the origin said of it.
-        admitted: Arc<AdmittedObject>,
+        admitted: Arc<AdmittedAnswer>,
         /// Bytes of its body, if the origin told.
         length: Option<u64>,
     },

@@ -4,8 +4,8 @@
 
 use super::error::{FillError, JoinError};
 use super::flight::{FillOutcome, FlightReader};
-use super::object_request::ObjectRequest;
 use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
+use super::request::{FillRequest, OriginQuestion};
 use crate::origin::{FetchError, Method, OriginAnswer};
 use crate::policy::response::Times;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// a head, an absence or a failure. `looked` is as for `Fills::join`.
 pub(super) fn join(
     registry: &Arc<Registry>,
-    request: ObjectRequest,
+    request: FillRequest,
     looked: Option<FillEpoch>,
 ) -> Result<(FillRole, FlightReader), JoinError> {
     let key = request.key.clone();
@@ -29,10 +29,11 @@ pub(super) fn join(
     registry.join_or_begin(wish, || Ok(()), lead)
 }
 
-async fn ask(landing: &LeadGuard, request: &ObjectRequest) -> Result<FillOutcome, FillError> {
+async fn ask(landing: &LeadGuard, request: &FillRequest) -> Result<FillOutcome, FillError> {
     let resources = landing.resources();
-    let ask = request.sourced(&resources.cache, request.ask(Method::Head)).await;
-    match request.upstream.origins.fetch(&ask).await? {
+    let choice = request.choice(&resources.cache).await;
+    let question = OriginQuestion { method: Method::Head, ..request.question(choice) };
+    match request.fetch(&question).await? {
         OriginAnswer::Found(response) => {
             let admitted = Arc::new(request.admit(&response)?);
             Ok(FillOutcome::Head { admitted, length: response.content_length })

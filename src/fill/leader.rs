@@ -1,50 +1,75 @@
 //! The leader of a fill: asks, decides, writes, verifies, publishes. One task per fill; owns its
 //! response and its pending object, so that its end, however it comes, leaves no trace of what
-//! was not published. Locks nothing across an await.
+//! was not published. Locks nothing across an await. Called through `Fills`, and for ranges that
+//! turn out to need the whole.
+//!
+//! The rules of the site decide whether an answer is stored. If it may be stored and no disk takes
+//! it, its readers share it in memory (see `relay`). If it may not be stored, it passes to one
+//! reader, and the others ask for themselves. On a generic site, no request waits for another
+//! answer of that object for a while then (hit for miss).
 
 use super::body_origins::BodyOrigins;
 use super::checked_body::CheckedBody;
 use super::error::{FillError, JoinError, Rejection};
-use super::flight::{FillOutcome, Flight, FlightReader, Provenance};
-use super::object_request::{AdmittedObject, Keep, ObjectRequest};
+use super::flight::{EndOnDrop, FillOutcome, Flight, FlightReader, Provenance};
+use super::memory_window::WindowExtent;
 use super::parallel::{ParallelBody, ParallelStart, RangeSupport};
 use super::pass_through::PassThroughBody;
 use super::proof::{self, Advice, ExpectedBody, TRIES_MAX, better_lifetime};
+use super::ranges::salvage;
 use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
-use super::relay::WindowExtent;
-use super::request::FillStart;
-use super::resources::Resources;
-use super::resumable_body::{self, BodyRequest, FetchedBody, ResumableBody};
-use crate::cache::{CachedObject, ClaimOf, PublishError, SMALL_BYTES_MAX};
+use super::request::{FillRequest, FillStart, OriginChoice, OriginQuestion};
+use super::resources::{Resources, RunningCount};
+use super::resumable_body::{BodyCheck, FetchedBody, ResumableBody};
+use super::rules::{AdmittedAnswer, BodyRemains, Keep, UnstoredBody, unstored_head};
+use crate::cache::{
+    CachedObject, ClaimOf, FenceEpoch, PublishError, Purging, SMALL_BYTES_MAX, Scope,
+};
 use crate::memory::Hot;
 use crate::nix::Class;
 use crate::object::{Meta, Proof, Sha256};
-use crate::origin::{Ask, FetchError, Method, OriginAnswer, Response};
-use crate::policy;
+use crate::origin::{FetchError, OriginAnswer, Response};
 use crate::policy::response::{Coding, Times};
-use crate::store::{ObjectWriter, Withhold};
+use crate::policy::revalidation::{self, Conditions};
+use crate::policy::rules::{AfterPass, AnswerHead, ConfirmationVerdict, ConfirmedHead};
+use crate::rfc::Validators;
+use crate::store::ObjectWriter;
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode, header};
 use std::sync::Arc;
 
 /// The longest body that is checked whole in memory, in bytes.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
 
-struct ObjectFill<'a> {
+struct Fill<'a> {
     resources: &'a Arc<Resources>,
     flight: &'a Flight,
-    request: &'a ObjectRequest,
+    request: &'a FillRequest,
     keep: Keep,
+}
+
+/// A body that has begun to come, and what is known of it.
+struct BegunBody<'a> {
+    meta: Meta,
+    response: Response,
+    coding: Coding,
+    keep: Keep,
+    expected: ExpectedBody,
+    choice: &'a OriginChoice,
+    body_origins: &'a BodyOrigins,
 }
 
 /// Joins the fill of `request`, or begins one, with what is here before: see `Fills::join`.
 pub(super) fn join(
     registry: &Arc<Registry>,
-    request: ObjectRequest,
+    request: FillRequest,
     looked: Option<FillEpoch>,
-    before: FillStart,
+    start: FillStart,
 ) -> Result<(FillRole, FlightReader), JoinError> {
     let (key, resources) = (request.key.clone(), &registry.resources);
+    if resources.hit_for_miss.holds(&key, resources.clock.now(), &resources.cache) {
+        return Ok((FillRole::Lead, begin_alone(resources, request, start)?));
+    }
     let advised = || match resources.rejected_bodies.advice(&key, &resources.cache) {
         Advice::Ask { avoid } => Ok(avoid),
         Advice::Refuse { seconds } => {
@@ -52,38 +77,68 @@ pub(super) fn join(
             Err(JoinError::Wrong { seconds })
         }
     };
-    let (demand, ticket) = (Some(request.demand()), before.ticket());
+    let (demand, ticket) = (Some(request.demand()), start.ticket());
     let wish = JoinRequest { key: &key, demand, looked, ticket };
-    registry.join_or_begin(wish, advised, |avoid, landing| async move {
-        lead(&landing, request, before, avoid).await;
+    registry.join_or_begin(wish, advised, |avoid, landing: LeadGuard| async move {
+        let (resources, flight) = (landing.resources(), &landing.flight);
+        let fill = Fill { resources, flight, request: &request, keep: Keep::IfVerified };
+        Box::pin(fill.run(start, avoid)).await;
     })
 }
 
-/// Runs the fill of `landing` to its end; the origins in `avoid` are asked last.
-async fn lead(landing: &LeadGuard, request: ObjectRequest, before: FillStart, avoid: Vec<usize>) {
-    let fill = ObjectFill {
-        resources: landing.resources(),
-        flight: &landing.flight,
-        request: &request,
-        keep: Keep::IfVerified,
-    };
-    fill.run(before, avoid).await;
+/// Begins a fill that no other request joins.
+pub(super) fn begin_alone(
+    resources: &Arc<Resources>,
+    request: FillRequest,
+    start: FillStart,
+) -> Result<FlightReader, JoinError> {
+    let reader = FlightReader::first(start.ticket().unwrap_or_else(|| resources.cache.ticket()));
+    let flight = Arc::clone(&reader.flight);
+    let demand = request.demand();
+    let place = resources.places.admit(&demand, &flight.readers).ok_or(JoinError::NoRoom)?;
+    let for_task = Arc::clone(resources);
+    resources.tasks.spawn("fill", async move {
+        let resources = &for_task;
+        let _running = RunningCount::begin(&resources.metrics);
+        let EndOnDrop(flight) = &EndOnDrop(flight);
+        let avoid = resources.avoided(&request.key);
+        let fill = Fill { resources, flight, request: &request, keep: Keep::IfVerified };
+        place.hold(&demand, &flight.readers, Box::pin(fill.run(start, avoid))).await;
+    });
+    Ok(reader)
 }
 
 /// Fetches for one reader alone, keeping nothing; the outcome is told by a flight that no other
 /// request joins.
-pub(super) async fn pass(resources: &Arc<Resources>, request: &ObjectRequest) -> Flight {
+pub(super) async fn pass(resources: &Arc<Resources>, request: &FillRequest) -> Flight {
     let flight = Flight::new(resources.cache.ticket());
     let avoid = resources.avoided(&request.key);
-    let fill = ObjectFill { resources, flight: &flight, request, keep: Keep::Never };
+    let fill = Fill { resources, flight: &flight, request, keep: Keep::Never };
     Box::pin(fill.run(FillStart::Stale(None), avoid)).await;
     flight
 }
 
-impl ObjectFill<'_> {
-    async fn run(&self, before: FillStart, avoid: Vec<usize>) {
-        let class = self.request.class;
-        let result = self.try_and_retry(before, avoid).await.unwrap_or_else(|error| {
+/// Keeps the small answer to a write: see `Fills::keep`.
+pub(super) async fn keep(
+    resources: &Arc<Resources>,
+    request: &FillRequest,
+    given: Response,
+    ticket: FenceEpoch,
+) -> FlightReader {
+    let flight = FlightReader::first(ticket);
+    let fill = Fill { resources, flight: &flight, request, keep: Keep::IfVerified };
+    let (choice, body_origins) = (OriginChoice::default(), BodyOrigins::default());
+    if let Err(error) = fill.found(given, &choice, &body_origins).await {
+        flight.announce(FillOutcome::Failed(Arc::new(error)));
+    }
+    flight.end();
+    flight
+}
+
+impl Fill<'_> {
+    async fn run(&self, start: FillStart, avoid: Vec<usize>) {
+        let class = self.request.class();
+        let result = self.try_and_retry(start, avoid).await.unwrap_or_else(|error| {
             let result = if error.rejected().is_some() {
                 // That is logged with all that is known of it.
                 "rejected"
@@ -100,38 +155,37 @@ impl ObjectFill<'_> {
     /// is one. A body that broke off and that no origin continued is not fetched again.
     async fn try_and_retry(
         &self,
-        before: FillStart,
+        start: FillStart,
         mut avoid: Vec<usize>,
     ) -> Result<&'static str, FillError> {
+        let Resources { cache, rejected_bodies, metrics, .. } = &**self.resources;
         let key = &self.request.key;
-        let (mut stale, mut given) = match before {
-            FillStart::Stale(stale) => (self.resources.cache.unpurged(stale), None),
+        let (mut stale, mut given) = match start {
+            FillStart::Stale(stale) => (cache.unpurged(stale), None),
             FillStart::Given(given, _) => (None, Some(*given)),
         };
-        let basis =
-            self.resources.rejected_bodies.basis(self.flight.ticket, key, &self.resources.cache);
+        let basis = rejected_bodies.basis(self.flight.ticket, key, cache);
         let (mut tries, mut rejected, mut sources) = (0, 0, Vec::new());
         loop {
             tries += 1;
             let body_origins = BodyOrigins::default();
-            let ask =
-                self.request.sourced(&self.resources.cache, self.request.ask(Method::Get)).await;
-            let ask = Ask { avoid: avoid.clone(), ..ask };
+            let choice = self.request.choice(cache).await;
+            let choice = OriginChoice { avoid: avoid.clone(), ..choice };
             let answered = match given.take() {
-                Some(response) => self.found(ask, response, &body_origins).await,
-                None => self.try_once(stale.take(), ask, &body_origins).await,
+                Some(response) => self.found(response, &choice, &body_origins).await,
+                None => self.try_once(stale.take(), choice, &body_origins).await,
             };
             let error = match answered {
                 Ok(result) => {
                     if matches!(result, "stored" | "not_stored" | "confirmed") {
-                        self.resources.rejected_bodies.right(key, &body_origins.positions());
+                        rejected_bodies.right(key, &body_origins.positions());
                     }
                     return Ok(result);
                 }
                 Err(error) => error,
             };
             if let Some((origin, rejection)) = error.rejected() {
-                body_origins.reject(&self.resources.metrics, key, origin, rejection);
+                body_origins.reject(metrics, key, origin, rejection);
                 if rejection.is_lasting() {
                     rejected += 1;
                     sources.extend(body_origins.positions());
@@ -149,167 +203,197 @@ impl ObjectFill<'_> {
     }
 
     /// A body that is checked whole may be asked of each origin in turn: if the narinfo of one
-    /// fails the check, the next is asked. A large body is not downloaded so often.
+    /// fails the check, the next is asked. A large body is not downloaded so often, and one that
+    /// nothing proves not twice.
     fn tries_max(&self) -> u32 {
         let origins = u32::try_from(self.request.upstream.origins.len()).unwrap_or(u32::MAX);
-        let is_small = proof::is_checked_whole(self.request.class);
-        if is_small { TRIES_MAX.max(origins) } else { TRIES_MAX }
+        match self.request.bodies().unstored {
+            UnstoredBody::AsItComes => 1,
+            UnstoredBody::Checked if proof::is_checked_whole(self.request.class()) => {
+                TRIES_MAX.max(origins)
+            }
+            UnstoredBody::Checked => TRIES_MAX,
+        }
     }
 
     async fn try_once(
         &self,
         stale: Option<CachedObject>,
-        mut ask: Ask,
+        choice: OriginChoice,
         body_origins: &BodyOrigins,
     ) -> Result<&'static str, FillError> {
-        if let Some(conditions) =
-            stale.as_ref().and_then(|stale| policy::revalidation::conditions(&stale.meta()))
+        let mut question = self.request.question(choice);
+        let conditions = stale.as_ref().and_then(|it| revalidation::conditions(&it.meta()));
+        question.conditions = conditions.unwrap_or_default();
+        let mut answer = self.fetch(&question).await?;
+        if let OriginAnswer::NotModified { headers, request_time, response_time, .. } = &answer
+            && let Some(stale) = &stale
         {
-            ask.if_none_match = conditions.if_none_match;
-            ask.if_modified_since = conditions.if_modified_since;
+            let times = Times { request: *request_time, response: *response_time };
+            if self.confirmed(stale, headers, times).await {
+                return Ok("confirmed");
+            }
+            // It speaks of another object than the stored one.
+            question.conditions = Conditions::default();
+            answer = self.fetch(&question).await?;
         }
-        let answer = self.fetch(&ask).await?;
-        match (answer, stale) {
-            (OriginAnswer::Found(response), _) => self.found(ask, response, body_origins).await,
-            (OriginAnswer::Absent { headers, origin, request_time, response_time }, _) => {
-                let times = Times { request: request_time, response: response_time };
-                Ok(self.absent(&headers, origin, times).await)
+        match answer {
+            OriginAnswer::Found(response) => {
+                if let Some(stale) = stale.filter(|stale| self.bridges(response.status, stale)) {
+                    let provenance = Provenance::Bridged;
+                    self.flight.announce(FillOutcome::Whole { found: stale, provenance });
+                    return Ok("failed");
+                }
+                self.found(response, &question.choice, body_origins).await
             }
-            (
-                OriginAnswer::NotModified { headers, origin, request_time, response_time },
-                Some(stale),
-            ) => {
+            OriginAnswer::Absent { headers, origin, request_time, response_time } => {
                 let times = Times { request: request_time, response: response_time };
-                self.confirmed(stale, &headers, (origin, times), body_origins).await
+                let (meta, keep) = self.request.absence(&headers, origin, times);
+                let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
+                let meta = self.resources.absent(self.flight.ticket, meta, keep).await;
+                self.flight.announce(FillOutcome::Absent(meta));
+                Ok("absent")
             }
-            (OriginAnswer::NotModified { origin, .. }, None) => {
+            OriginAnswer::NotModified { origin, .. } => {
                 Err(self.protocol(origin, "304 to a request without conditions"))
             }
-            (OriginAnswer::Changed, _) => {
+            OriginAnswer::Changed => {
                 Err(self.protocol(0, "412 or 416 to a request for the whole object"))
             }
         }
     }
 
-    async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FillError> {
-        let fetching = self.request.upstream.origins.fetch(ask);
+    async fn fetch(&self, question: &OriginQuestion) -> Result<OriginAnswer<Response>, FillError> {
+        let fetching = self.request.fetch(question);
         Ok(self.flight.readers.while_open(fetching).await??)
     }
 
-    async fn confirmed(
-        &self,
-        stale: CachedObject,
-        headers: &HeaderMap,
-        (origin, times): (usize, Times),
-        body_origins: &BodyOrigins,
-    ) -> Result<&'static str, FillError> {
-        let terms = self.request.terms();
-        let merged = policy::revalidation::merge(&stale.meta(), headers, times, &terms);
-        let Some(meta) = merged else {
-            // The 304 speaks of another object than the stored one: ask without conditions.
-            let ask =
-                self.request.sourced(&self.resources.cache, self.request.ask(Method::Get)).await;
-            return match self.fetch(&ask).await? {
-                OriginAnswer::Found(response) => self.found(ask, response, body_origins).await,
-                OriginAnswer::Absent { headers, origin, request_time, response_time } => {
-                    let times = Times { request: request_time, response: response_time };
-                    Ok(self.absent(&headers, origin, times).await)
-                }
-                OriginAnswer::NotModified { .. } | OriginAnswer::Changed => {
-                    Err(self.protocol(origin, "304 to a request without conditions"))
-                }
-            };
-        };
-        let found = self.resources.cache.touch(self.flight.ticket, stale, meta).await;
-        self.flight.announce(FillOutcome::Whole { found, provenance: Provenance::Confirmed });
-        Ok("confirmed")
+    /// Whether what is stored takes the place of an answer of `status`.
+    fn bridges(&self, status: StatusCode, stale: &CachedObject) -> bool {
+        self.request.rules().bridges(status, &stale.meta(), self.resources.clock.now())
     }
 
-    async fn absent(&self, headers: &HeaderMap, origin: usize, times: Times) -> &'static str {
-        let (meta, keep) = self.request.absence(headers, origin, times);
-        let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
-        let meta = self.resources.absent(self.flight.ticket, meta, keep).await;
-        self.flight.announce(FillOutcome::Absent(meta));
-        "absent"
+    /// Renews what a 304 confirmed; false if it speaks of another object than the stored one.
+    async fn confirmed(&self, stale: &CachedObject, headers: &HeaderMap, times: Times) -> bool {
+        let (old, cache) = (stale.meta(), &self.resources.cache);
+        let head = AnswerHead { status: old.status, headers, times, is_framed: true };
+        let (found, provenance, own) = match self.request.rules().confirm(&old, &head) {
+            ConfirmationVerdict::OtherObject => return false,
+            ConfirmationVerdict::Renewed(ConfirmedHead { meta, own }) => {
+                let found = cache.touch(self.flight.ticket, stale.clone(), meta).await;
+                (found, Provenance::Confirmed, own)
+            }
+            ConfirmationVerdict::ForOne(ConfirmedHead { meta, own }) => {
+                (stale.with_meta(Arc::new(meta)), Provenance::ConfirmedForOne, own)
+            }
+            ConfirmationVerdict::Withdrawn(ConfirmedHead { meta, own }) => {
+                cache.purge(Scope::Key(old.key.clone()), Purging::Soft).await;
+                (stale.with_meta(Arc::new(meta)), Provenance::NotStored, own)
+            }
+        };
+        self.flight.set_own(own);
+        self.flight.announce(FillOutcome::Whole { found, provenance });
+        true
     }
 
     async fn found(
         &self,
-        ask: Ask,
         mut response: Response,
+        choice: &OriginChoice,
         body_origins: &BodyOrigins,
     ) -> Result<&'static str, FillError> {
-        let request = self.request;
+        let (request, resources) = (self.request, self.resources);
         body_origins.add(response.origin, &response.origin_name);
-        let AdmittedObject { meta, keep, coding, upstream_status } = request.admit(&response)?;
+        let AdmittedAnswer { meta, keep, coding, own, upstream_status, after } =
+            request.admit(&response)?;
         self.flight.set_upstream_status(upstream_status);
+        self.note_sharing((keep, after), &response);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
-        let expected = match coding {
-            Coding::Identity => {
-                let claim = self.resources.cache.claim_of_nar(&request.key, request.class).await;
-                ExpectedBody::as_known(&request.path, claim)
-            }
-            Coding::Encoded if ask.prefer.is_some_and(|source| source != response.origin) => {
-                // A body without proof comes from the origin of its narinfo, or not at all.
-                let detail = "it comes under a Content-Encoding, and not from its narinfo's origin";
-                return Err(rejected(&meta, Rejection::Head { detail: detail.to_owned() }));
-            }
-            Coding::Encoded => ExpectedBody::default(),
-        };
+        if keep == Keep::Never && request.bodies().unstored == UnstoredBody::AsItComes {
+            self.flight.announce_pass_through(self.as_it_comes(meta, response));
+            return Ok("passed");
+        }
+        self.flight.set_own(own);
+        if coding == Coding::Encoded && choice.prefer.is_some_and(|it| it != response.origin) {
+            // A body without proof comes from the origin of its narinfo, or not at all.
+            let detail = "it comes under a Content-Encoding, and not from its narinfo's origin";
+            return Err(rejected(&meta, Rejection::Head { detail: detail.to_owned() }));
+        }
+        let expected = request.expected(&resources.cache, coding).await;
         if let Some(length) = response.content_length {
             expected.check_length(length).map_err(|rejection| rejected(&meta, rejection))?;
         }
         // What the narinfo says is checked at the end like the hash; known from the start, it gives
         // readers a length and ranges, and tells whether the disk has room.
         response.content_length = response.content_length.or_else(|| expected.length());
-        let is_small = response.content_length.is_some_and(|length| length < SMALL_BYTES_MAX);
-        let checked = resumable_body::BodyCheck::of(&expected);
-        let source = FetchedBody {
-            upstream: Arc::clone(&request.upstream),
-            metrics: self.resources.metrics.clone(),
-            key: request.key.clone(),
-            request: BodyRequest::Object(ask),
-            body_origins: body_origins.clone(),
-        };
-        let url = request.upstream.site.origins.get(response.origin).map(|origin| &origin.url);
-        let ranges = match coding {
-            Coding::Identity => RangeSupport::of(&response, url),
-            Coding::Encoded => RangeSupport::Unknown,
-        };
-        let body = ResumableBody::new(source, response, meta.headers.clone(), checked);
-        if is_small || proof::is_checked_whole(request.class) {
-            return self.whole(meta, body, (expected, body_origins), (keep, coding)).await;
+        let length = response.content_length;
+        let is_small = length.is_some_and(|length| length < SMALL_BYTES_MAX);
+        let begun = BegunBody { meta, response, coding, keep, expected, choice, body_origins };
+        if is_small || proof::is_checked_whole(request.class()) {
+            return self.whole(begun).await;
         }
-        let is_provable = expected.is_provable(body.total());
-        let writer = if keep == Keep::IfVerified && is_provable {
-            self.resources.cache.begin(&request.key, body.total(), Withhold::LastBytes).await
+        let writer = if keep == Keep::IfVerified && expected.is_provable(length) {
+            let withhold = request.bodies().withhold;
+            resources.cache.begin(&begun.meta.key, length, withhold).await
         } else {
             None
         };
-        let Some(writer) = writer else {
-            let (resources, flight) = (Arc::clone(self.resources), self.flight);
-            let body = CheckedBody::new(Arc::new(meta), body, expected, resources, flight.ticket);
-            if keep == Keep::IfVerified && body.is_identified() {
-                let sharing = flight.share(body, request.demand(), WindowExtent::Stretch);
-                return Ok(Box::pin(sharing).await);
+        match writer {
+            Some(writer) => Box::pin(self.stream(begun, writer)).await,
+            None => Ok(Box::pin(self.unwritten(begun)).await),
+        }
+    }
+
+    /// Remembers whether other requests may share the answers of this object.
+    fn note_sharing(&self, (keep, after): (Keep, AfterPass), response: &Response) {
+        let (key, hit_for_miss) = (&self.request.key, &self.resources.hit_for_miss);
+        match (keep, after) {
+            (Keep::IfVerified, _) => hit_for_miss.end(key),
+            (Keep::Never, AfterPass::AskAlone) => {
+                hit_for_miss.begin(key, response.response_time.edge, self.flight.ticket);
             }
-            flight.announce_pass_through(PassThroughBody::checked(body));
-            return Ok("passed");
+            (Keep::Never, AfterPass::Nothing) => {}
+        }
+    }
+
+    /// An answer for one client; if its entity tag tells what may continue it, it is resumed when
+    /// it breaks off.
+    fn as_it_comes(&self, meta: Meta, response: Response) -> PassThroughBody {
+        let is_tagged = Validators::of(&response.headers).etag.is_some_and(|tag| tag.is_strong());
+        let is_identified = response.status == StatusCode::OK && is_tagged;
+        if response.content_length.is_none() || !is_identified {
+            return PassThroughBody::plain(Arc::new(meta), response);
+        }
+        let (choice, body_origins) = (&OriginChoice::default(), &BodyOrigins::default());
+        let (coding, keep, expected) =
+            (Coding::Identity, Keep::Never, ExpectedBody::framed());
+        let begun = BegunBody { meta, response, coding, keep, expected, choice, body_origins };
+        let (meta, body) = self.resumable(begun);
+        PassThroughBody::lasting(Arc::new(meta), body)
+    }
+
+    /// The body of an answer, which is resumed when it breaks off.
+    fn resumable(&self, begun: BegunBody<'_>) -> (Meta, ResumableBody) {
+        let BegunBody { meta, response, expected, choice, body_origins, .. } = begun;
+        let mut headers = meta.headers.clone();
+        if response.status != StatusCode::OK {
+            // Only of a 200 there are ranges.
+            headers.remove(header::ETAG);
+        }
+        let source = FetchedBody {
+            request: self.request.clone(),
+            choice: choice.clone(),
+            metrics: self.resources.metrics.clone(),
+            body_origins: body_origins.clone(),
         };
-        let Resources { limits, tasks, .. } = &**self.resources;
-        let begin = ParallelStart { limits, asker: request.asker, tasks };
-        let body = ParallelBody::new(body, ranges, &begin);
-        Box::pin(self.stream(meta, body, expected, writer)).await
+        let check = BodyCheck::of(&expected);
+        (meta, ResumableBody::new(source, response, headers, check))
     }
 
     /// A body that no reader sees before all of it is here and checked.
-    async fn whole(
-        &self,
-        mut meta: Meta,
-        mut body: ResumableBody,
-        (expected, body_origins): (ExpectedBody, &BodyOrigins),
-        (keep, coding): (Keep, Coding),
-    ) -> Result<&'static str, FillError> {
+    async fn whole(&self, begun: BegunBody<'_>) -> Result<&'static str, FillError> {
+        let BegunBody { coding, keep, expected, body_origins, .. } = begun;
+        let (mut meta, mut body) = self.resumable(begun);
         let mut collected = BytesMut::new();
         let readers = &self.flight.readers;
         while let Some(piece) = readers.while_open(body.chunk()).await?? {
@@ -323,18 +407,17 @@ impl ObjectFill<'_> {
         }
         let collected = collected.freeze();
         let is_provable = expected.is_provable(body.total());
-        let (proof, claim) = self.judge(&meta, (expected, body_origins), &collected, coding)?;
+        let judged = self.judge(&meta, (expected, body_origins), &collected, coding);
+        let (proof, claim) = judged.map_err(|rejection| rejected(&meta, rejection))?;
         let is_whole = is_provable || matches!(proof, Proof::SignedBy(_));
         meta.proof = proof;
         better_lifetime(&mut meta);
         if keep == Keep::IfVerified && is_whole {
-            let ticket = self.flight.ticket;
-            let kept =
-                self.resources.cache.publish_small(ticket, meta.clone(), collected.clone(), claim);
-            match kept.await {
+            let (ticket, cache) = (self.flight.ticket, &self.resources.cache);
+            match cache.publish_small(ticket, meta.clone(), collected.clone(), claim).await {
                 Ok(found) => {
-                    self.flight
-                        .announce(FillOutcome::Whole { found, provenance: Provenance::Stored });
+                    let provenance = Provenance::Stored;
+                    self.flight.announce(FillOutcome::Whole { found, provenance });
                     return Ok("stored");
                 }
                 Err(error) => log_not_kept(&meta, &error),
@@ -351,38 +434,43 @@ impl ObjectFill<'_> {
         (expected, body_origins): (ExpectedBody, &BodyOrigins),
         body: &Bytes,
         coding: Coding,
-    ) -> Result<(Proof, Option<ClaimOf>), FillError> {
+    ) -> Result<(Proof, Option<ClaimOf>), Rejection> {
         if meta.class == Class::CacheInfo && coding == Coding::Identity {
-            proof::cache_info(body).map_err(|rejection| rejected(meta, rejection))?;
+            proof::cache_info(body)?;
         }
-        let judged = if meta.class == Class::Narinfo {
-            proof::narinfo((&self.request.upstream, body_origins), &meta.key, body, coding)
-        } else {
-            expected.check(Sha256::of(body), body.len() as u64).map(|proof| (proof, None))
-        };
-        judged.map_err(|rejection| rejected(meta, rejection))
+        if meta.class == Class::Narinfo {
+            return proof::narinfo((&self.request.upstream, body_origins), &meta.key, body, coding);
+        }
+        expected.check(Sha256::of(body), body.len() as u64).map(|proof| (proof, None))
     }
 
     /// A body that readers follow while it is written. Judged when its last byte has come, shown
     /// to the end, and only then published: a disk that fails costs no reader anything.
     async fn stream(
         &self,
-        mut meta: Meta,
-        mut body: ParallelBody,
-        expected: ExpectedBody,
+        begun: BegunBody<'_>,
         mut writer: ObjectWriter,
     ) -> Result<&'static str, FillError> {
+        let (ranges, expected) = (self.range_support(&begun), begun.expected);
+        let (mut meta, body) = self.resumable(begun);
         let (growing, must_be) = (writer.growing(), expected.must_be());
         self.flight.announce(FillOutcome::Streaming {
             meta: Arc::new(meta.clone()),
-            growing,
+            growing: growing.clone(),
             must_be,
         });
-        let (readers, mut received) = (&self.flight.readers, 0);
-        while let Some(piece) = readers.while_open(body.chunk(&mut writer)).await?? {
-            writer.append(piece).await?;
-            readers.came(writer.received() - received);
-            received = writer.received();
+        let Resources { limits, tasks, .. } = &**self.resources;
+        let parallel = ParallelStart { limits, asker: self.request.asker, tasks };
+        let mut body = ParallelBody::new(body, ranges, &parallel);
+        if let Err(error) = self.take_in(&mut body, &mut writer).await {
+            if self.request.bodies().remains == BodyRemains::Part
+                && error.is_broken_off()
+                && let Some(length) = body.total()
+            {
+                let salvaging = salvage(self.resources, self.flight.ticket, (meta, length), &growing);
+                Box::pin(salvaging).await;
+            }
+            return Err(error);
         }
         let ended = writer.end().await?;
         let judged = expected.check(ended.sha256, ended.length);
@@ -397,6 +485,56 @@ impl ObjectFill<'_> {
                 Ok("not_stored")
             }
         }
+    }
+
+    /// Takes in a body to its end: then all of its bytes are here, if it has said how many it has.
+    async fn take_in(
+        &self,
+        body: &mut ParallelBody,
+        writer: &mut ObjectWriter,
+    ) -> Result<(), FillError> {
+        let (readers, mut received) = (&self.flight.readers, 0);
+        while let Some(piece) = readers.while_open(body.chunk(writer)).await?? {
+            writer.append(piece).await?;
+            readers.came(writer.received() - received);
+            received = writer.received();
+        }
+        Ok(())
+    }
+
+    /// Whether the origin of a body knows ranges of it. A page may change at any time.
+    fn range_support(&self, begun: &BegunBody<'_>) -> RangeSupport {
+        let BegunBody { response, coding, .. } = begun;
+        if *coding == Coding::Encoded || self.request.bodies().unstored == UnstoredBody::AsItComes {
+            return RangeSupport::Unknown;
+        }
+        let origins = &self.request.upstream.site.origins;
+        RangeSupport::of(response, origins.get(response.origin).map(|origin| &origin.url))
+    }
+
+    /// A body that no disk takes, or that may not be stored: its readers share it if they may, else
+    /// it passes to one of them.
+    async fn unwritten(&self, begun: BegunBody<'_>) -> &'static str {
+        let (keep, window) = (begun.keep, self.request.bodies().window);
+        // Nothing comes behind a body that is shared.
+        let has_trailer = begun.response.headers.contains_key(header::TRAILER);
+        let is_open = begun.response.content_length.is_none() || has_trailer;
+        if window == WindowExtent::Whole && is_open {
+            // The fields for one client are in the head that this reader gets.
+            self.flight.set_own(HeaderMap::new());
+            let meta = unstored_head(&self.request.key, &begun.response);
+            self.flight.announce_pass_through(self.as_it_comes(meta, begun.response));
+            return "passed";
+        }
+        let expected = begun.expected;
+        let (meta, body) = self.resumable(begun);
+        let (resources, ticket) = (Arc::clone(self.resources), self.flight.ticket);
+        let body = CheckedBody::new(Arc::new(meta), body, expected, resources, ticket);
+        if keep == Keep::IfVerified && (window == WindowExtent::Whole || body.is_identified()) {
+            return self.flight.share(body, self.request.demand(), window).await;
+        }
+        self.flight.announce_pass_through(PassThroughBody::checked(body));
+        "passed"
     }
 
     fn protocol(&self, origin: usize, detail: &str) -> FillError {

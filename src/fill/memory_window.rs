@@ -19,6 +19,16 @@ const COPIED_BYTES_MAX: usize = 4096;
 /// What a piece costs beside its bytes: its entry and its digest.
 const PIECE_COST: u64 = 512;
 
+/// What a window keeps of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WindowExtent {
+    /// A stretch that moves on. Something must tell what may continue the body
+    /// (an entity tag, or a hash).
+    Stretch,
+    /// All of it.
+    Whole,
+}
+
 /// How much memory there is for windows.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_field_names, reason = "each is a number of bytes")]

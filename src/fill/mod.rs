@@ -16,9 +16,6 @@ mod heads;
 mod hit_for_miss;
 mod leader;
 mod memory_window;
-mod object_request;
-mod page_leader;
-mod page_request;
 mod parallel;
 mod pass_through;
 mod places;
@@ -31,19 +28,19 @@ mod request;
 mod resources;
 mod resumable_body;
 mod resume_deadline;
+mod rules;
 mod site_origins;
 
 pub use crate::origin::Asker;
 pub use error::{FillError, JoinError, Rejection};
 pub use fills::Fills;
 pub use flight::{FillOutcome, Flight, FlightReader, GrowingReader, Provenance};
-pub use object_request::{AdmittedObject, Keep, ObjectRequest};
-pub use page_request::PageRequest;
 pub use pass_through::PassThroughBody;
 pub use proof::SiteKeys;
 pub use ranges::{
-    PageRangeOutcome, PartConfirmation, PartHandle, PartReader, PartSearch, RangeOutcome,
-    RangeProvenance,
+    PartConfirmation, PartHandle, PartReader, PartSearch, RangeOutcome, RangeProvenance,
 };
 pub use registry::{FillEpoch, FillRole};
+pub use request::{FillRequest, ObjectForm, PageForm, RequestForm};
+pub use rules::{AdmittedAnswer, Keep};
 pub use site_origins::SiteOrigins;

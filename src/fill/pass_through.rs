@@ -8,9 +8,9 @@ use super::error::FillError;
 use super::relay::RelayReader;
 use super::resumable_body::ResumableBody;
 use crate::object::{Meta, Sha256};
-use crate::origin::ResponseBody;
+use crate::origin::{Response, ResponseBody};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, header};
 use std::sync::Arc;
 
 /// A body that goes straight to a client.
@@ -64,15 +64,13 @@ impl PassThroughBody {
         matches!(self.way, PassThroughSource::Relayed(_))
     }
 
-    /// An answer of any status, as it comes; nothing is known of its body but what its framing
-    /// says.
-    pub(super) fn plain(
-        meta: Arc<Meta>,
-        body: ResponseBody,
-        length: Option<u64>,
-        trailer: Option<HeaderValue>,
-    ) -> Self {
-        Self { meta, trailer, way: PassThroughSource::Plain(Box::new(body), length, Bytes::new()) }
+    /// An answer of any status with this head, as it comes; nothing is known of its body but what
+    /// its framing says.
+    pub(super) fn plain(meta: Arc<Meta>, response: Response) -> Self {
+        let trailer = response.headers.get(header::TRAILER).cloned();
+        let Response { body, content_length, .. } = response;
+        let way = PassThroughSource::Plain(Box::new(body), content_length, Bytes::new());
+        Self { meta, trailer, way }
     }
 
     /// An answer that is resumed when it breaks off: its entity tag tells what may continue it.

@@ -28,7 +28,7 @@
 
 use super::checked_body::{CheckedBody, CheckedBodySeed};
 use super::error::FillError;
-use super::memory_window::{MemoryWindow, WindowBytes};
+use super::memory_window::{MemoryWindow, WindowBytes, WindowExtent};
 use super::readers::{FillReader, FillReaders};
 use super::resources::RunningCount;
 use super::site_origins::Demand;
@@ -49,16 +49,6 @@ const GRACE: Duration = Duration::from_millis(500);
 const GRACE_PART: u32 = 8;
 /// How long a reader that goes on alone waits for a place among the fills.
 const PLACE_WAIT: Duration = Duration::from_secs(10);
-
-/// What a window keeps of a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WindowExtent {
-    /// A stretch that moves on. Something must tell what may continue the body
-    /// ([`CheckedBody::is_identified`]).
-    Stretch,
-    /// All of it.
-    Whole,
-}
 
 /// A body on its way to several readers.
 pub(super) struct Relay {

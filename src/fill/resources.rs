@@ -3,10 +3,11 @@
 
 use super::hit_for_miss::HitForMiss;
 use super::memory_window::{Bounds, WindowMemory};
-use super::object_request::Keep;
 use super::parallel::ParallelLimits;
 use super::places::FillPlaces;
 use super::proof::{Advice, Basis, RejectedBodies};
+use super::request::{FillRequest, OriginChoice};
+use super::rules::Keep;
 use crate::cache::{Cache, FenceEpoch};
 use crate::clock::Clock;
 use crate::config;
@@ -21,13 +22,14 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Resources {
     pub(super) cache: Cache,
+    pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
     pub(super) rejected_bodies: RejectedBodies,
     pub(super) places: Arc<FillPlaces>,
     /// Pieces of large objects under way.
     pub(super) limits: Arc<ParallelLimits>,
-    /// The objects of generic sites that are asked for alone.
+    /// The objects that each request asks for itself.
     pub(super) hit_for_miss: HitForMiss,
     /// For bodies that no disk takes.
     pub(super) window_memory: Arc<WindowMemory>,
@@ -48,7 +50,8 @@ impl Resources {
             cache,
             metrics,
             tasks,
-            rejected_bodies: RejectedBodies::new(clock),
+            rejected_bodies: RejectedBodies::new(clock.clone()),
+            clock,
             places: FillPlaces::new(limits.fills_max),
             limits: ParallelLimits::new(limits.pieces.clone()),
             hit_for_miss: HitForMiss::default(),
@@ -66,6 +69,12 @@ impl Resources {
             tracing::debug!(path = meta.key.path(), %error, "absence not remembered");
         }
         meta
+    }
+
+    /// Which origins are asked for `request`, and in which order.
+    pub(super) async fn choice(&self, request: &FillRequest) -> OriginChoice {
+        let avoid = self.avoided(&request.key);
+        OriginChoice { avoid, ..request.choice(&self.cache).await }
     }
 
     /// The origins that are asked for `key` after the others, since they gave wrong bodies. A

@@ -17,16 +17,13 @@
 
 use super::body_origins::BodyOrigins;
 use super::error::{FillError, Rejection};
-use super::page_request::{PageRange, PageRequest};
 use super::proof::ExpectedBody;
+use super::request::{FillRequest, OriginChoice, OriginQuestion};
 use super::resume_deadline::{EmptyRound, ResumeDeadline};
-use super::site_origins::SiteOrigins;
-use crate::config::{AskOrder, OriginTurns};
+use crate::config::AskOrder;
 use crate::metrics::Metrics;
-use crate::nix::Class;
-use crate::object::Key;
 use crate::origin::{
-    Ask, BodyError, FetchError, OriginAnswer, RangeAsked, Response, ResponseBody, Retries,
+    BodyError, FetchError, OriginAnswer, RangeAsked, Response, ResponseBody, Retries,
 };
 use crate::policy::continuation::{self, BrokenBody, Tie};
 use crate::rfc::EntityTag;
@@ -47,44 +44,17 @@ pub(super) enum BodyCheck {
     ByHash,
     /// Only length and entity tag speak for it.
     ByLength,
+    /// Only entity tag and framing speak for it.
+    ByFraming,
 }
 
 impl BodyCheck {
     /// What of `expected` will be checked at the end.
     pub(super) fn of(expected: &ExpectedBody) -> Self {
-        if expected.file_hash.is_some() { Self::ByHash } else { Self::ByLength }
-    }
-}
-
-/// The request for a body.
-#[derive(Debug, Clone)]
-pub(super) enum BodyRequest {
-    /// For an object of a binary cache.
-    Object(Ask),
-    /// For a response of a generic site.
-    Page(PageRequest),
-}
-
-impl BodyRequest {
-    /// The path that is asked for.
-    pub(super) fn path(&self) -> &Arc<str> {
-        match self {
-            Self::Object(ask) => &ask.path,
-            Self::Page(request) => &request.path,
-        }
-    }
-
-    fn turn(&self, turns: &OriginTurns) -> AskOrder {
-        match self {
-            Self::Object(ask) => turns.turn(ask.class, &ask.path),
-            Self::Page(request) => turns.turn(Class::Other, &request.path),
-        }
-    }
-
-    fn avoids(&self, position: usize) -> bool {
-        match self {
-            Self::Object(ask) => ask.avoid.contains(&position),
-            Self::Page(_) => false,
+        match expected {
+            ExpectedBody { file_hash: Some(_), .. } => Self::ByHash,
+            ExpectedBody { is_framed: true, .. } => Self::ByFraming,
+            ExpectedBody { .. } => Self::ByLength,
         }
     }
 }
@@ -92,14 +62,12 @@ impl BodyRequest {
 /// What a body is part of.
 #[derive(Debug, Clone)]
 pub(super) struct FetchedBody {
-    /// The origins.
-    pub(super) upstream: Arc<SiteOrigins>,
+    /// The object.
+    pub(super) request: FillRequest,
+    /// The origins that were asked for it.
+    pub(super) choice: OriginChoice,
     /// The counters.
     pub(super) metrics: Metrics,
-    /// The object.
-    pub(super) key: Key,
-    /// The request that brought the head.
-    pub(super) request: BodyRequest,
     /// The origins that gave bytes of it.
     pub(super) body_origins: BodyOrigins,
 }
@@ -125,6 +93,16 @@ pub(super) struct ResumableBody {
     candidates: Vec<usize>,
     deadline: ResumeDeadline,
     restarts: u32,
+    extent: BodyExtent,
+}
+
+/// What of an object a body brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyExtent {
+    /// All of it.
+    Whole,
+    /// A stretch that is asked for by itself. If all origins have another object, it has changed.
+    Stretch,
 }
 
 /// How a body ended before its time.
@@ -160,7 +138,7 @@ impl ResumableBody {
         let is_strong = |etag: &&HeaderValue| EntityTag::parse(etag).is_some_and(|e| e.is_strong());
         let etag = etag.filter(is_strong).cloned();
         source.body_origins.add(response.origin, &response.origin_name);
-        let origins = &source.upstream.site.origins;
+        let origins = &source.request.upstream.site.origins;
         let deadline = origins.get(response.origin).map(|origin| origin.timeouts.resume);
         let is_asked = |position: &usize| {
             let turns = origins.get(*position).map(|origin| &origin.turns);
@@ -168,7 +146,7 @@ impl ResumableBody {
         };
         let (last, first): (Vec<_>, Vec<_>) = (0..origins.len())
             .filter(is_asked)
-            .partition(|position| source.request.avoids(*position));
+            .partition(|position| source.choice.avoid.contains(position));
         Self {
             origin: response.origin_name,
             headers,
@@ -182,6 +160,7 @@ impl ResumableBody {
             candidates: [first, last].concat(),
             deadline: ResumeDeadline::new(deadline.unwrap_or_default()),
             restarts: 0,
+            extent: BodyExtent::Whole,
             body: response.body,
             source,
         }
@@ -224,6 +203,13 @@ impl ResumableBody {
         (self.received, self.end) = (offset, end);
     }
 
+    /// The same as a stretch of an object of `total` bytes: it brings the bytes `asked`.
+    pub(super) fn into_stretch(self, total: u64, asked: Range<u64>) -> Self {
+        let Range { start, end } = asked;
+        let extent = BodyExtent::Stretch;
+        Self { total: Some(total), received: start, end: Some(end), extent, ..self }
+    }
+
     /// What pieces of the same object are made from.
     pub(super) fn seed(&self) -> BodySeed {
         BodySeed {
@@ -252,6 +238,15 @@ impl ResumableBody {
     /// The next piece; `None` at the end, with every declared byte delivered. Waits for an origin
     /// that continues it until the deadline. Not cancel safe.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, FillError> {
+        self.chunk_if(|| true).await
+    }
+
+    /// As [`ResumableBody::chunk`], but if it breaks off it goes on only if `may_resume`: its next
+    /// byte may come another way.
+    pub(super) async fn chunk_if(
+        &mut self,
+        may_resume: impl Fn() -> bool,
+    ) -> Result<Option<Bytes>, FillError> {
         loop {
             if self.is_at_its_end() {
                 return Ok(None);
@@ -285,6 +280,9 @@ impl ResumableBody {
                 }
                 Err(error) => BodyFault::Broken(error),
             };
+            if !may_resume() {
+                return Err(self.give_up(fault));
+            }
             Box::pin(self.resume(fault)).await?;
         }
     }
@@ -311,11 +309,8 @@ impl ResumableBody {
     pub(super) fn is_identified(&self) -> bool {
         match self.checked {
             BodyCheck::ByHash => true,
-            BodyCheck::ByLength => {
-                // The framing of a page shows its end; an object is kept by its length alone.
-                let is_page = matches!(self.source.request, BodyRequest::Page(_));
-                self.etag.is_some() && (self.total.is_some() || is_page)
-            }
+            BodyCheck::ByLength => self.etag.is_some() && self.total.is_some(),
+            BodyCheck::ByFraming => self.etag.is_some(),
         }
     }
 
@@ -326,14 +321,14 @@ impl ResumableBody {
             return Err(self.give_up(fault));
         }
         if self.deadline.broke() {
-            let (path, origin, at) = (self.source.request.path(), &self.origin, self.received);
+            let (path, origin, at) = (&self.source.request.path, &self.origin, self.received);
             tracing::info!(%origin, %path, at, total = self.total, %fault, "resuming a body");
         }
         self.ask_until_one_goes_on(fault).await
     }
 
     async fn ask_until_one_goes_on(&mut self, fault: BodyFault) -> Result<(), FillError> {
-        let upstream = Arc::clone(&self.source.upstream);
+        let upstream = Arc::clone(&self.source.request.upstream);
         while !self.candidates.is_empty() {
             let recovered = upstream.origins.recovered();
             let Some(until) = self.deadline.next_round(recovered).await else {
@@ -345,7 +340,10 @@ impl ResumableBody {
                 ResumeResult::Never => {}
             }
         }
-        Err(self.give_up(fault))
+        match self.extent {
+            BodyExtent::Whole => Err(self.give_up(fault)),
+            BodyExtent::Stretch => Err(FillError::Changed),
+        }
     }
 
     /// Asks for the rest of [`BodySeed::rest`], until an origin sends it or the deadline passes:
@@ -422,10 +420,10 @@ impl ResumableBody {
             }
         };
         self.count("changed");
-        let origin = self.source.upstream.origins.name(position);
+        let origin = self.source.request.upstream.origins.name(position);
         let rejection = Rejection::Continuation { expected: self.identity(), actual: unfit };
-        let FetchedBody { metrics, key, body_origins, .. } = &self.source;
-        body_origins.reject(metrics, key, &origin, &rejection);
+        let FetchedBody { metrics, request, body_origins, .. } = &self.source;
+        body_origins.reject(metrics, &request.key, &origin, &rejection);
         ResumeResult::Never
     }
 
@@ -433,34 +431,22 @@ impl ResumableBody {
         &self,
         position: usize,
     ) -> Result<OriginAnswer<Response>, FetchError> {
-        let by_etag = self.checked == BodyCheck::ByLength;
-        let ask = match &self.source.request {
-            BodyRequest::Object(ask) => Ask {
-                range: Some(RangeAsked {
-                    first: self.received,
-                    last: self.end.map(|end| end.saturating_sub(1)),
-                }),
-                // If a hash will prove the whole, another tag is no reason not to go on.
-                if_match: self.etag.clone().filter(|_| by_etag),
-                if_none_match: None,
-                if_modified_since: None,
-                only: Some(position),
-                retries: Retries::None,
-                reason: None,
-                ..ask.clone()
-            },
-            BodyRequest::Page(request) => {
-                let (same, retries) = (self.etag.as_ref(), Retries::None);
-                let rest = PageRange { first: self.received, last: None, same, retries };
-                return request.rest(rest, Some(position)).await;
-            }
+        let last = self.end.map(|end| end.saturating_sub(1));
+        // If a hash will prove the whole, another tag is no reason not to go on.
+        let same = self.etag.clone().filter(|_| self.checked != BodyCheck::ByHash);
+        let question = OriginQuestion {
+            range: Some(RangeAsked { first: self.received, last }),
+            same,
+            retries: Retries::None,
+            reason: None,
+            ..self.source.request.question(OriginChoice::of(position))
         };
-        self.source.upstream.origins.fetch(&ask).await
+        self.source.request.fetch(&question).await
     }
 
     fn not_now(&self, position: usize, empty: EmptyRound, why: &str) -> ResumeResult {
         self.count("failed");
-        tracing::debug!(path = %self.source.request.path(), position, why, "resume failed");
+        tracing::debug!(path = %self.source.request.path, position, why, "resume failed");
         ResumeResult::NotNow(empty)
     }
 
@@ -468,10 +454,10 @@ impl ResumableBody {
     fn identity(&self) -> String {
         let length = self.total.map_or_else(|| "unknown".to_owned(), |total| total.to_string());
         match (&self.etag, self.checked) {
-            (Some(etag), BodyCheck::ByLength) => {
+            (Some(etag), BodyCheck::ByLength | BodyCheck::ByFraming) => {
                 format!("bytes {}- of {length}, ETag {:?}", self.received, etag)
             }
-            (_, BodyCheck::ByHash) | (None, BodyCheck::ByLength) => {
+            (_, BodyCheck::ByHash) | (None, BodyCheck::ByLength | BodyCheck::ByFraming) => {
                 format!("bytes {}- of {length}", self.received)
             }
         }
@@ -495,7 +481,7 @@ impl ResumableBody {
         let none = HeaderMap::new();
         let headers = match self.checked {
             BodyCheck::ByHash => &none,
-            BodyCheck::ByLength => &self.headers,
+            BodyCheck::ByLength | BodyCheck::ByFraming => &self.headers,
         };
         let begun = BrokenBody { headers, length: self.total, offset: self.received };
         let (status, headers) = (response.status, &response.headers);
@@ -519,13 +505,16 @@ impl ResumableBody {
     /// if it is the same object. If no length is known, its framing must show its end, unless a
     /// hash does.
     fn again_from_the_start(&mut self, response: &Response) -> Result<u64, String> {
+        if self.extent == BodyExtent::Stretch {
+            return Err(format!("status {} to a request for a range", response.status));
+        }
         if self.restarts == RESTARTS_MAX {
             return Err(format!("200, the whole for the {RESTARTS_MAX}th time"));
         }
         self.restarts += 1;
         let length = response.content_length;
         let is_of_known_end = self.total.is_some() || response.is_framed;
-        if self.checked == BodyCheck::ByLength && !is_of_known_end {
+        if self.checked != BodyCheck::ByHash && !is_of_known_end {
             return Err("200 that ends with its connection".to_owned());
         }
         if let (Some(length), Some(total)) = (length, self.total)
@@ -537,10 +526,10 @@ impl ResumableBody {
         let before = if self.checked == BodyCheck::ByHash { &none } else { &self.headers };
         continuation::tie(before, now).map_err(|error| error.to_string())?;
         let etag = now.get(header::ETAG);
-        if self.checked == BodyCheck::ByLength && etag != self.etag.as_ref() {
+        if self.checked != BodyCheck::ByHash && etag != self.etag.as_ref() {
             return Err(format!("200 with the ETag {etag:?}"));
         }
-        if self.checked == BodyCheck::ByLength {
+        if self.checked != BodyCheck::ByHash {
             // It may tell a length that the first response did not tell.
             self.total = self.total.or(length);
         }
@@ -586,6 +575,7 @@ impl BodySeed {
             candidates,
             deadline: ResumeDeadline::new(self.deadline),
             restarts: 0,
+            extent: BodyExtent::Whole,
             source: FetchedBody { body_origins: self.source.body_origins.fork(), ..self.source },
         }
     }
@@ -611,19 +601,13 @@ impl BodySeed {
         span: Range<u64>,
         position: usize,
     ) -> Result<ResumableBody, String> {
-        let BodyRequest::Object(ask) = &self.source.request else {
-            return Err("it is not an object of a binary cache".to_owned());
-        };
-        let ask = Ask {
+        let request = &self.source.request;
+        let question = OriginQuestion {
             range: Some(RangeAsked { first: span.start, last: Some(span.end.saturating_sub(1)) }),
-            if_match: self.etag.clone(),
-            if_none_match: None,
-            if_modified_since: None,
-            only: Some(position),
-            ..ask.clone()
+            same: self.etag.clone(),
+            ..request.question(OriginChoice::of(position))
         };
-        let upstream = Arc::clone(&self.source.upstream);
-        let response = match upstream.origins.fetch(&ask).await {
+        let response = match request.fetch(&question).await {
             Ok(OriginAnswer::Found(response)) => response,
             Ok(OriginAnswer::Changed) => return Err("412 or 416: it is another object".to_owned()),
             Ok(OriginAnswer::NotModified { .. }) => return Err("304 without conditions".to_owned()),
@@ -645,6 +629,7 @@ impl BodySeed {
             candidates: self.candidates,
             deadline: ResumeDeadline::new(self.deadline).short(),
             restarts: 0,
+            extent: BodyExtent::Whole,
             source: self.source,
         };
         if response.status != StatusCode::PARTIAL_CONTENT {

@@ -19,7 +19,7 @@ pub enum Method {
 
 impl Method {
     /// The same, as HTTP's.
-    pub(super) fn as_http(self) -> http::Method {
+    pub fn as_http(self) -> http::Method {
         match self {
             Self::Get => http::Method::GET,
             Self::Head => http::Method::HEAD,
@@ -34,6 +34,14 @@ pub struct RangeAsked {
     pub first: u64,
     /// Offset of the last byte; `None` for the end of the object.
     pub last: Option<u64>,
+}
+
+impl RangeAsked {
+    /// The field `Range`.
+    pub fn field(&self) -> Option<HeaderValue> {
+        let last = self.last.map(|last| last.to_string()).unwrap_or_default();
+        HeaderValue::try_from(format!("bytes={}-{last}", self.first)).ok()
+    }
 }
 
 /// A request to an origin, built from scratch: nothing of the client's request is in it but the

@@ -10,7 +10,7 @@ use super::forward::ForwardRequest;
 use super::login::Keeper;
 use super::response::Response;
 use super::verdict::{AnswerVerdict, Dialect};
-use super::wire::{Exchange, OriginReply, USER_AGENT, Wire, ask_fields, learning, method_name};
+use super::wire::{Exchange, OriginReply, USER_AGENT, Wire, ask_fields, learning};
 use crate::client::{Client, OutboundRequest, no_body};
 use crate::nix::Class;
 use crate::rfc::authority::canonical_host;
@@ -238,7 +238,7 @@ impl HttpOrigin {
             fields.insert("cdn-loop", cdn_loop.clone());
         }
         let mut request = Request::builder()
-            .method(method_name(ask.method))
+            .method(ask.method.as_http())
             .uri(uri.clone())
             .body(no_body())
             .map_err(|error| self.wire.protocol(format!("no request for {uri}: {error}")))?;

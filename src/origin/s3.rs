@@ -16,7 +16,7 @@ use super::setup_error::OriginSetupError;
 use super::sign::{Signable, signed_fields};
 use super::skew::{Skew, SkewUpdate};
 use super::verdict::{Absence, AnswerVerdict, Dialect};
-use super::wire::{OriginReply, ResponseHead, USER_AGENT, Wire, ask_fields, learning, method_name};
+use super::wire::{OriginReply, ResponseHead, USER_AGENT, Wire, ask_fields, learning};
 use crate::client::{OutboundRequest, no_body};
 use crate::config::{S3, S3Addressing};
 use crate::rfc::path::encode_path;
@@ -132,13 +132,13 @@ impl S3Origin {
     /// The request for the key that is `ask`'s path without its leading slash.
     fn request(&self, ask: &Ask, keys: Option<&Keys>) -> Result<OutboundRequest, FetchError> {
         let url = format!("{}{}", self.base, encode_path(&ask.path));
-        self.signed(method_name(ask.method), &url, ask_fields(ask), keys)
+        self.signed(ask.method, &url, ask_fields(ask), keys)
     }
 
     /// A request with `fields` and those that every request has, signed if there are `keys`.
     fn signed(
         &self,
-        method: &'static str,
+        method: Method,
         url: &str,
         mut fields: HeaderMap,
         keys: Option<&Keys>,
@@ -170,7 +170,7 @@ impl S3Origin {
             }
         }
         let mut request = Request::builder()
-            .method(method)
+            .method(method.as_http())
             .uri(uri)
             .body(no_body())
             .map_err(|error| self.wire.protocol(format!("no request for {url}: {error}")))?;

@@ -1,5 +1,6 @@
 //! Signs requests to S3 with Signature Version 4, in header fields. Pure: the time is given.
 
+use super::exchange::Method;
 use super::key_source::Keys;
 use crate::client::host_field;
 use crate::clock::Timestamp;
@@ -21,7 +22,7 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Signable<'a> {
     /// `GET` or `HEAD`.
-    pub method: &'static str,
+    pub method: Method,
     /// Absolute, its path encoded once.
     pub uri: &'a Uri,
     /// The region of the signature's scope.
@@ -53,7 +54,7 @@ pub(super) fn signed_fields(what: Signable<'_>, keys: &Keys) -> Result<HeaderMap
         let name = HeaderName::try_from(name).map_err(|error| wrong(&error))?;
         headers.insert(name, sensitive(value)?);
     }
-    let request = Request::builder().method(what.method).uri(what.uri.clone()).body(());
+    let request = Request::builder().method(what.method.as_http()).uri(what.uri.clone()).body(());
     let (mut parts, ()) = request.map_err(|error| wrong(&error))?.into_parts();
     parts.headers = headers;
     let request = SigningRequest::build(&mut parts).map_err(|error| wrong(&error))?;
@@ -101,7 +102,7 @@ mod tests {
 
     fn signed(uri: &'static str, fields: &[(&str, &str)], keys: &Keys) -> HeaderMap {
         let what = Signable {
-            method: "GET",
+            method: Method::Get,
             uri: &Uri::from_static(uri),
             region: "us-east-1",
             fields,
@@ -165,7 +166,7 @@ mod tests {
         let keys = Keys { access_key_id: "AK\nIA".to_owned(), ..example_keys() };
         let uri = Uri::from_static("http://h/b/k");
         let at = Timestamp::from_secs(0);
-        let what = Signable { method: "GET", uri: &uri, region: "r", fields: &[], at };
+        let what = Signable { method: Method::Get, uri: &uri, region: "r", fields: &[], at };
         assert!(signed_fields(what, &keys).is_err());
     }
 }

@@ -11,7 +11,7 @@ use crate::client::{Client, ClientError, FailureShare, Inbound, OutboundRequest}
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::OriginTimeouts;
 use crate::nix::Class;
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, StatusCode, Version, header};
 use hyper::body::Body;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
@@ -271,22 +271,11 @@ pub(super) fn learning(ask: &Ask) -> Ask {
     }
 }
 
-/// The method's name on the wire.
-pub(super) fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::Get => "GET",
-        Method::Head => "HEAD",
-    }
-}
-
 /// The fields of a request that come from the question: range and preconditions.
 pub(super) fn ask_fields(ask: &Ask) -> HeaderMap {
     let mut fields = HeaderMap::new();
-    if let Some(range) = ask.range {
-        let last = range.last.map(|last| last.to_string()).unwrap_or_default();
-        if let Ok(value) = HeaderValue::try_from(format!("bytes={}-{last}", range.first)) {
-            fields.insert(header::RANGE, value);
-        }
+    if let Some(range) = ask.range.and_then(|range| range.field()) {
+        fields.insert(header::RANGE, range);
     }
     let conditions = [
         (header::IF_NONE_MATCH, &ask.if_none_match),

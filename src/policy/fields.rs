@@ -98,12 +98,6 @@ pub(super) fn kept(origin: &HeaderMap) -> HeaderMap {
     fields
 }
 
-/// Whether the body has a content coding, so that it is not the file that a narinfo's FileHash
-/// is of.
-pub(super) fn is_encoded(kept: &HeaderMap) -> bool {
-    kept.contains_key(header::CONTENT_ENCODING)
-}
-
 fn is_kept(name: &str) -> bool {
     if let Some(rest) = name.strip_prefix("x-amz-") {
         return rest.starts_with("meta-");

@@ -8,6 +8,7 @@ pub mod head;
 pub mod request;
 pub mod response;
 pub mod revalidation;
+pub mod rules;
 pub mod selection;
 
 mod fields;

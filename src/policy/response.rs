@@ -12,7 +12,7 @@ use crate::clock::{Moment, Timestamp};
 use crate::config::LifetimeTerms;
 use crate::nix::Class;
 use crate::object::tags::TAG_FIELD;
-use crate::object::{self, Lifetime, Proof};
+use crate::object::{self, Lifetime, Proof, Variant};
 use crate::rfc::age::{ExchangeTimes, initial_age};
 use crate::rfc::cache_control::{CacheControl, DELTA_SECONDS_MAX, Flag, explicit_lifetime};
 use crate::rfc::cache_status::CACHE_STATUS;
@@ -47,8 +47,6 @@ impl From<Times> for ExchangeTimes {
 /// The head of an origin's answer to a request for a whole object.
 #[derive(Debug, Clone, Copy)]
 pub struct ObjectReply<'a> {
-    /// The class of the path.
-    pub class: Class,
     /// The status.
     pub status: StatusCode,
     /// The fields, as they came.
@@ -73,12 +71,14 @@ pub enum ObjectVerdict {
 pub struct AdmittedHead {
     /// The fields to keep, as [`Meta::headers`](crate::object::Meta) wants them.
     pub headers: HeaderMap,
+    /// Fields for the client alone that caused the answer.
+    pub own: HeaderMap,
+    /// What of a request selects it.
+    pub variant: Variant,
     /// How long it stays fresh; [`lifetime_when_proven`] may better it.
     pub lifetime: Lifetime,
     /// Age in seconds when its head arrived.
     pub age_at_response: u32,
-    /// Bytes of the body, if stated.
-    pub length: Option<u64>,
     /// Whether the bytes are the file itself.
     pub coding: Coding,
     /// `Cache-Status` lines of the caches on the way, for the answers to the requests that waited
@@ -94,6 +94,13 @@ pub enum Coding {
     /// They are the file under a `Content-Encoding`, which is passed through untouched: neither
     /// a hash nor a grammar can be checked on them.
     Encoded,
+}
+
+impl Coding {
+    /// That of a body with these fields, which are kept.
+    pub fn of(headers: &HeaderMap) -> Self {
+        if headers.contains_key(header::CONTENT_ENCODING) { Self::Encoded } else { Self::Identity }
+    }
 }
 
 /// Why a response is passed on and not stored.
@@ -140,16 +147,16 @@ pub fn admit(reply: &ObjectReply<'_>, terms: &LifetimeTerms) -> ObjectVerdict {
     if reply.status != StatusCode::OK {
         return ObjectVerdict::Unusable(UnusableAnswer::Status(reply.status));
     }
-    let length = match content_length(reply.headers) {
-        Ok(length) => length,
-        Err(error) => return ObjectVerdict::Unusable(error.into()),
-    };
+    if let Err(error) = content_length(reply.headers) {
+        return ObjectVerdict::Unusable(error.into());
+    }
     let headers = fields::kept(reply.headers);
     let admission = AdmittedHead {
         lifetime: lifetime(terms.bounds(), reply.headers),
         age_at_response: initial_age(reply.headers, reply.times.into()),
-        length,
-        coding: if fields::is_encoded(&headers) { Coding::Encoded } else { Coding::Identity },
+        coding: Coding::of(&headers),
+        own: HeaderMap::new(),
+        variant: Variant::default(),
         upstream_cache_status: reply.headers.get_all(CACHE_STATUS).iter().cloned().collect(),
         headers,
     };
@@ -185,7 +192,8 @@ pub fn admit_absence(
         headers: kept,
         lifetime,
         age_at_response: initial_age(headers, times.into()),
-        length: None,
+        own: HeaderMap::new(),
+        variant: Variant::default(),
         coding: Coding::Identity,
         upstream_cache_status: headers.get_all(CACHE_STATUS).iter().cloned().collect(),
     })
@@ -243,14 +251,14 @@ mod tests {
         Times { request: Timestamp::from_secs(1000), response }
     }
 
-    fn judge(class: Class, status: u16, lines: &[(&str, &str)]) -> ObjectVerdict {
+    fn judge(status: u16, lines: &[(&str, &str)]) -> ObjectVerdict {
         let headers = fields(lines);
         let status = StatusCode::from_u16(status).unwrap();
-        admit(&ObjectReply { class, status, headers: &headers, times: times() }, &terms())
+        admit(&ObjectReply { status, headers: &headers, times: times() }, &terms())
     }
 
-    fn stored(class: Class, lines: &[(&str, &str)]) -> AdmittedHead {
-        match judge(class, 200, lines) {
+    fn stored(lines: &[(&str, &str)]) -> AdmittedHead {
+        match judge(200, lines) {
             ObjectVerdict::Store(admission) => admission,
             other @ (ObjectVerdict::Pass(..) | ObjectVerdict::Unusable(_)) => panic!("{other:?}"),
         }
@@ -259,12 +267,10 @@ mod tests {
     #[test]
     fn a_silent_origin_leaves_the_lifetime_to_the_site() {
         let admission = stored(
-            Class::Narinfo,
             &[("content-length", "7"), ("etag", "\"a\""), ("server", "x"), ("date", DATE)],
         );
         assert_eq!(admission.lifetime, Lifetime::Seconds(86_400));
         assert_eq!(admission.age_at_response, 2);
-        assert_eq!(admission.length, Some(7));
         assert_eq!(admission.coding, Coding::Identity);
         assert_eq!(admission.headers.keys().collect::<Vec<_>>(), [header::ETAG]);
     }
@@ -279,16 +285,16 @@ mod tests {
             ("max-age=nonsense", 0),
             ("must-revalidate", 86_400),
         ] {
-            let admission = stored(Class::Narinfo, &[("cache-control", value)]);
+            let admission = stored(&[("cache-control", value)]);
             assert_eq!(admission.lifetime, Lifetime::Seconds(seconds), "{value}");
         }
         let expires = [("date", DATE), ("expires", "Thu, 01 Jan 1970 00:17:40 GMT")];
-        assert_eq!(stored(Class::Nar, &expires).lifetime, Lifetime::Seconds(60));
+        assert_eq!(stored(&expires).lifetime, Lifetime::Seconds(60));
     }
 
     #[test]
     fn a_parents_age_counts() {
-        let admission = stored(Class::Nar, &[("age", "50"), ("cache-status", "narthex; hit")]);
+        let admission = stored(&[("age", "50"), ("cache-status", "narthex; hit")]);
         assert_eq!(admission.age_at_response, 52);
         assert_eq!(admission.upstream_cache_status, ["narthex; hit"]);
         assert!(admission.headers.is_empty());
@@ -311,7 +317,7 @@ mod tests {
             (("cache-control", "private, max-age=5"), PassReason::Private),
             (("vary", "accept, *"), PassReason::VaryAny),
         ] {
-            match judge(Class::Other, 200, &[line, ("etag", "\"a\"")]) {
+            match judge(200, &[line, ("etag", "\"a\"")]) {
                 ObjectVerdict::Pass(reason, admission) => {
                     assert_eq!(reason, expected);
                     assert!(admission.headers.contains_key(header::ETAG));
@@ -322,15 +328,15 @@ mod tests {
             }
         }
         let long = "x".repeat(HEAD_BYTES_MAX);
-        let verdict = judge(Class::Nar, 200, &[("x-amz-meta-a", &long)]);
+        let verdict = judge(200, &[("x-amz-meta-a", &long)]);
         assert!(matches!(verdict, ObjectVerdict::Pass(PassReason::HeadTooLarge, _)));
-        stored(Class::Nar, &[("vary", "accept-encoding"), ("set-cookie", "a=b")]);
+        stored(&[("vary", "accept-encoding"), ("set-cookie", "a=b")]);
     }
 
     #[test]
     fn only_a_whole_object_with_a_sound_length_is_usable() {
         for status in [206, 204, 301, 403, 404, 500] {
-            let verdict = judge(Class::Nar, status, &[]);
+            let verdict = judge(status, &[]);
             assert!(
                 matches!(verdict, ObjectVerdict::Unusable(UnusableAnswer::Status(_))),
                 "{status}"
@@ -340,7 +346,7 @@ mod tests {
             [("content-length", "x")].as_slice(),
             &[("content-length", "1"), ("content-length", "1")],
         ] {
-            let verdict = judge(Class::Nar, 200, lines);
+            let verdict = judge(200, lines);
             assert!(
                 matches!(verdict, ObjectVerdict::Unusable(UnusableAnswer::Length(_))),
                 "{lines:?}"
@@ -350,10 +356,10 @@ mod tests {
 
     #[test]
     fn a_coding_passes_through_and_is_told() {
-        let admission = stored(Class::Listing, &[("content-encoding", "br")]);
+        let admission = stored(&[("content-encoding", "br")]);
         assert_eq!(admission.coding, Coding::Encoded);
         assert_eq!(admission.headers.get(header::CONTENT_ENCODING).unwrap(), "br");
-        let identity = stored(Class::Nar, &[("content-encoding", "identity")]);
+        let identity = stored(&[("content-encoding", "identity")]);
         assert_eq!(identity.coding, Coding::Identity);
         assert!(identity.headers.is_empty());
     }

@@ -19,12 +19,12 @@ pub(super) async fn answer(request: &GenericRequest<'_>, stale: Option<Stale>) -
     let fills = &request.engine.fills;
     let found = stale.as_ref().map(|stale| &stale.found);
     for _ in 0..TRIES_MAX {
-        let joined = if request.wishes.forbids_storing() {
-            let alone =
-                fills.seek_alone(request.sought(request.interim()), stale.clone(), request.now);
+        let wanted = request.sought(request.interim());
+        let joined = if wanted.forbids_storing() {
+            let alone = fills.begin_alone(wanted, stale.clone());
             alone.map(|flight| (FillRole::Lead, flight))
         } else {
-            fills.seek(request.sought(request.interim()), stale.clone(), request.now)
+            fills.join(wanted, stale.clone(), None)
         };
         let (role, flight) = match joined {
             Ok(joined) => joined,
@@ -38,7 +38,7 @@ pub(super) async fn answer(request: &GenericRequest<'_>, stale: Option<Stale>) -
         }
     }
     // The answer of the other request is not for this one.
-    match fills.seek_alone(request.sought(request.interim()), stale.clone(), request.now) {
+    match fills.begin_alone(request.sought(request.interim()), stale.clone()) {
         Ok(flight) => match flight_answer(request, FillRole::Lead, &flight, found).await {
             Some(answer) => answer,
             None => answer::fault("a fetch of one's own brought another's answer"),

@@ -17,7 +17,7 @@ use super::fetch;
 use super::request::GenericRequest;
 use crate::engine::answer::{self, ClientAnswer};
 use crate::fill::{
-    FillError, PageRangeOutcome, PartConfirmation, PartHandle, PartSearch, RangeProvenance,
+    FillError, PartConfirmation, PartHandle, PartSearch, RangeOutcome, RangeProvenance,
 };
 use crate::origin::Response;
 use crate::outcome::Outcome;
@@ -84,19 +84,19 @@ pub(super) async fn answer(request: &GenericRequest<'_>) -> PartResult {
         }
         _ => PartSearch::Known,
     };
-    match request.engine.fills.page(&request.sought(None), find, request.now).await {
-        PageRangeOutcome::Known(handle) => known(request, handle, ranges.as_ref()).await,
-        PageRangeOutcome::Whole(role, flight) => {
+    match request.engine.fills.part(&request.sought(None), find).await {
+        RangeOutcome::Known(handle) => known(request, handle, ranges.as_ref()).await,
+        RangeOutcome::Whole(role, flight) => {
             match fetch::flight_answer(request, role, &flight, None).await {
                 Some(answer) => answer.into(),
                 None => PartResult::Nothing,
             }
         }
-        PageRangeOutcome::Again => PartResult::Again,
-        PageRangeOutcome::Unknown => PartResult::Nothing,
-        PageRangeOutcome::Alone(response) => alone(request, *response, ranges.as_ref()),
-        PageRangeOutcome::Failed(error) => answer::failed(&error).into(),
-        PageRangeOutcome::NotJoined(error) => fetch::not_joined(request, error, None).into(),
+        RangeOutcome::Again => PartResult::Again,
+        RangeOutcome::Unknown | RangeOutcome::Absent(_) => PartResult::Nothing,
+        RangeOutcome::Alone(response) => alone(request, *response, ranges.as_ref()),
+        RangeOutcome::Failed(error) => answer::failed(&error).into(),
+        RangeOutcome::NotJoined(error) => fetch::not_joined(request, error, None).into(),
     }
 }
 

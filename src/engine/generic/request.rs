@@ -9,7 +9,7 @@ use crate::engine::connection::ClientConnection;
 use crate::engine::file_fallback::{FallbackRequest, FileFallback};
 use crate::engine::site::ServedSite;
 use crate::engine::state::Engine;
-use crate::fill::{Asker, PageRequest};
+use crate::fill::{Asker, FillRequest, PageForm, RequestForm};
 use crate::object::Meta;
 use crate::origin::InterimObserver;
 use crate::policy::generic::fields::AnswerUse;
@@ -31,7 +31,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) struct GenericRequest<'a> {
     pub(super) engine: &'a Arc<Engine>,
     pub(super) site: &'a Arc<ServedSite>,
-    pub(super) caching: &'a Caching,
+    pub(super) caching: &'a Arc<Caching>,
     pub(super) parts: &'a Parts,
     pub(super) connection: &'a Arc<ClientConnection>,
     pub(super) target: GenericTarget,
@@ -71,16 +71,16 @@ impl GenericRequest<'_> {
                     != Reuse::Confirm)
     }
 
-    pub(super) fn sought(&self, interim: Option<InterimObserver>) -> PageRequest {
-        PageRequest {
+    pub(super) fn sought(&self, interim: Option<InterimObserver>) -> FillRequest {
+        let headers = Arc::new(self.fields().clone());
+        let (caching, wishes) = (Arc::clone(self.caching), self.wishes);
+        FillRequest {
             upstream: Arc::clone(&self.site.upstream),
             key: self.target.key.clone(),
             path: Arc::clone(&self.target.path),
             query: self.target.query.clone(),
-            headers: Arc::new(self.fields().clone()),
-            wishes: self.wishes,
             asker: Asker::at(self.connection.peer.ip()),
-            interim,
+            form: RequestForm::Page(PageForm { caching, headers, wishes, interim }),
         }
     }
 

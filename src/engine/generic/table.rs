@@ -86,7 +86,7 @@ fn refresh(request: &GenericRequest<'_>, stale: Stale) {
         return;
     }
     let sought = request.sought(None);
-    if let Err(error) = request.engine.fills.seek(sought, Some(stale), request.now) {
+    if let Err(error) = request.engine.fills.join(sought, Some(stale), None) {
         tracing::debug!(path = request.target.key.path(), %error, "cannot refresh a response");
     }
 }

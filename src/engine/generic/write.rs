@@ -76,7 +76,7 @@ pub(super) async fn write(request: &GenericRequest<'_>, forward: ForwardRequest)
     if let Some(ticket) = ticket
         && is_as_if_read(request, &response)
     {
-        let flight = fills.keep(&request.sought(None), (response, ticket), request.now).await;
+        let flight = fills.keep(&request.sought(None), response, ticket).await;
         let answer = fetch::flight_answer(request, FillRole::Lead, &flight, None).await;
         return answer.unwrap_or_else(|| answer::fault("an answer was lost"));
     }

@@ -108,6 +108,11 @@ impl ParallelBody {
         Self { front, plan }
     }
 
+    /// The declared length.
+    pub(in crate::fill) fn total(&self) -> Option<u64> {
+        self.front.total()
+    }
+
     /// The next bytes, to be appended to `writer`, which takes in those that came ahead itself;
     /// `None` at the end. Not cancel safe.
     pub(in crate::fill) async fn chunk(
@@ -216,9 +221,9 @@ impl ParallelPlan {
 
     fn share(&self) -> Arc<ClientShare> {
         let source = self.seed.source();
-        let origin = source.upstream.site.origins.get(self.position);
+        let origin = source.request.upstream.site.origins.get(self.position);
         let connections = origin.map_or(0, |origin| origin.connections_max);
-        let place = (source.key.site().into(), self.position);
+        let place = (source.request.key.site().into(), self.position);
         self.limits.share(self.asker, place, connections)
     }
 

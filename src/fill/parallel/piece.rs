@@ -144,7 +144,7 @@ async fn fetch(
 ) -> PieceHandover {
     let PieceOrder { span, seed, position, ahead, permit, wake } = order;
     let _permit = permit;
-    let path = Arc::clone(seed.source().request.path());
+    let path = Arc::clone(&seed.source().request.path);
     let mut body = match seed.piece(span.clone(), position).await {
         Ok(body) => body,
         Err(why) => {

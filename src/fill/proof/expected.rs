@@ -6,8 +6,6 @@ use crate::fill::error::Rejection;
 use crate::nix::{Class, class};
 use crate::object::{Meta, NarClaim, Proof, Sha256};
 use crate::policy;
-use crate::policy::response::Coding;
-use http::header;
 
 /// What is known of a body before it comes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,6 +20,8 @@ pub(in crate::fill) struct ExpectedBody {
     pub(in crate::fill) file_size: Option<u64>,
     /// Whether a narinfo may say more that cannot be read now.
     pub(in crate::fill) is_unsure: bool,
+    /// Whether its framing alone shows that it is whole.
+    pub(in crate::fill) is_framed: bool,
 }
 
 impl ExpectedBody {
@@ -34,7 +34,13 @@ impl ExpectedBody {
             hash_by_name: named,
             file_size: claim.and_then(|claim| claim.file_size),
             is_unsure: false,
+            is_framed: false,
         }
+    }
+
+    /// A body of which nothing is known but that its framing shows its end.
+    pub(in crate::fill) fn framed() -> Self {
+        Self { is_framed: true, ..Self::default() }
     }
 
     /// What the path itself says, and the narinfo that names it, as far as that is known.
@@ -47,9 +53,9 @@ impl ExpectedBody {
     }
 
     /// Whether a body of this length, if that is known, can be proven well enough to be kept: by a
-    /// hash, or by its length, if no narinfo may say more.
+    /// hash, or by its length, if no narinfo may say more, or by its framing.
     pub(in crate::fill) fn is_provable(&self, length: Option<u64>) -> bool {
-        self.file_hash.is_some() || (length.is_some() && !self.is_unsure)
+        self.file_hash.is_some() || self.is_framed || (length.is_some() && !self.is_unsure)
     }
 
     /// The one SHA-256 that a body must have; none if there is no such, or more than one.
@@ -95,15 +101,6 @@ pub(in crate::fill) fn is_checked_whole(class: Class) -> bool {
 pub(in crate::fill) fn better_lifetime(meta: &mut Meta) {
     if let Some(better) = policy::response::lifetime_when_proven(meta.class, meta.proof) {
         meta.lifetime = better;
-    }
-}
-
-/// Whether the bytes of an object with this head are the file itself.
-pub(in crate::fill) fn coding_of(meta: &Meta) -> Coding {
-    if meta.headers.contains_key(header::CONTENT_ENCODING) {
-        Coding::Encoded
-    } else {
-        Coding::Identity
     }
 }
 

@@ -11,10 +11,11 @@ use super::object::PartObject;
 use super::run::{RunPurpose, break_off, bring, keep, open};
 use crate::cache::PublishError;
 use crate::fill::error::FillError;
-use crate::fill::proof::{better_lifetime, coding_of};
+use crate::fill::proof::better_lifetime;
 use crate::fill::resources::RunningCount;
 use crate::object::Meta;
 use crate::origin::FetchReason;
+use crate::policy::response::Coding;
 use crate::store::Part;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -60,7 +61,7 @@ pub(super) async fn see_to(flight: &Arc<PartFlight>, object: &Arc<PartObject>) {
         return finish_once(flight, object, part).await;
     }
     let Some(completing) = part.begin_completion() else { return };
-    let is_whole_coming = flight.registry.is_whole_under_way(flight.request.key());
+    let is_whole_coming = flight.registry.is_whole_under_way(&flight.request.key);
     let (demand, readers) = (flight.request.demand(), flight.cursors.readers.clone());
     let turn = Arc::clone(&flight.parts.completions).try_acquire_owned();
     let place = flight.resources().places.spare(&demand, &readers);
@@ -147,10 +148,12 @@ async fn finish(
     let resources = flight.resources();
     keep(flight, object).await;
     let mut meta = Meta::clone(&part.meta());
-    let expected = flight.request.expected(&resources.cache, coding_of(&meta)).await;
+    let expected = flight.request.expected(&resources.cache, Coding::of(&meta.headers)).await;
     if !expected.is_provable(Some(part.length())) {
         return Some(CompletionResult::NotStored);
     }
+    let (key, cache) = (&flight.request.key, &resources.cache);
+    let basis = resources.rejected_bodies.basis(flight.ticket, key, cache);
     let (digested, stop) = (part.clone(), resources.tasks.stopping());
     let digest = move || digested.digest(&stop);
     let digesting = part.tasks().blocking("part digest", digest).await;
@@ -159,8 +162,10 @@ async fn finish(
         Ok(proof) => meta.proof = proof,
         Err(rejection) => {
             let origin = Arc::clone(&meta.origin);
-            let labels = &[&*origin, rejection.reason()];
-            resources.metrics.rejected_bodies.with_label_values(labels).inc();
+            let origins = &flight.body_origins;
+            origins.reject(&resources.metrics, key, &origin, &rejection);
+            let (sources, count) = (origins.positions(), u32::from(rejection.is_lasting()));
+            resources.note_rejected(key, basis, sources, count);
             let error = FillError::Rejected { origin, rejection };
             break_off(flight, object, Arc::new(error)).await;
             return Some(CompletionResult::Rejected);
@@ -169,7 +174,7 @@ async fn finish(
     better_lifetime(&mut meta);
     // What another flight was noting before may have been refused to it meanwhile.
     keep(flight, object).await;
-    let path = Arc::clone(flight.request.path());
+    let path = Arc::clone(&flight.request.path);
     let published = resources.cache.publish_part(flight.ticket, part, meta, sha256).await;
     Some(match published {
         Ok(_) => CompletionResult::Stored,

@@ -6,18 +6,16 @@ use super::confirming::{ConfirmRequest, PartConfirmation};
 use super::flight::PartFlight;
 use super::handle::PartHandle;
 use super::object::PartObject;
-use super::page_head::{LaterHead, renewed};
 use super::run::break_off;
+use super::stretch::LaterHead;
 use crate::fill::error::FillError;
 use crate::fill::flight::FillOutcome;
 use crate::fill::heads;
-use crate::fill::object_request::ObjectRequest;
-use crate::fill::page_request::PageRequest;
-use crate::fill::request::FillRequest;
+use crate::fill::request::{OriginChoice, OriginQuestion};
 use crate::fill::resources::RunningCount;
+use crate::origin::{OriginAnswer, RangeAsked};
 use crate::policy::response::Times;
-use crate::rfc::conditional::Validators;
-use http::StatusCode;
+use crate::policy::revalidation::Conditions;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -50,9 +48,10 @@ impl PartHandle {
         let tasks = flight.resources().tasks.clone();
         tasks.spawn("part confirmation", async move {
             let _running = running;
-            let said = match &flight.request {
-                FillRequest::Object(request) => Box::pin(by_head(&flight, &object, request)).await,
-                FillRequest::Page(request) => Box::pin(by_page(&flight, &object, request)).await,
+            let said = if flight.request.is_page() {
+                Box::pin(by_condition(&flight, &object)).await
+            } else {
+                Box::pin(by_head(&flight, &object)).await
             };
             tell.send_replace(Some(said));
         });
@@ -61,12 +60,8 @@ impl PartHandle {
 }
 
 /// Asks for the head of the object.
-async fn by_head(
-    flight: &PartFlight,
-    object: &PartObject,
-    request: &ObjectRequest,
-) -> PartConfirmation {
-    let outcome = match heads::join(&flight.registry, request.clone(), None) {
+async fn by_head(flight: &PartFlight, object: &PartObject) -> PartConfirmation {
+    let outcome = match heads::join(&flight.registry, flight.request.clone(), None) {
         Ok((_, asked)) => asked.outcome().await,
         Err(_) => return PartConfirmation::Failed(Arc::new(FillError::NoRoom)),
     };
@@ -86,36 +81,34 @@ async fn by_head(
     }
 }
 
-/// Asks whether the response still holds, and renews its head then.
-async fn by_page(
-    flight: &PartFlight,
-    object: &PartObject,
-    request: &PageRequest,
-) -> PartConfirmation {
-    let old = object.meta();
-    let response = match request.confirm(old.etag()).await {
-        Ok(response) => response,
+/// Asks whether the object still holds, and renews its head then; of what is another, for no more
+/// than its first byte.
+async fn by_condition(flight: &PartFlight, object: &PartObject) -> PartConfirmation {
+    let if_none_match = object.meta().etag().cloned();
+    let question = OriginQuestion {
+        range: Some(RangeAsked { first: 0, last: Some(0) }),
+        conditions: Conditions { if_none_match, if_modified_since: None },
+        ..flight.request.question(OriginChoice::default())
+    };
+    let status = match flight.request.fetch(&question).await {
+        Ok(OriginAnswer::NotModified { headers, request_time, response_time, .. }) => {
+            let times = Times { request: request_time, response: response_time };
+            let later = LaterHead::of(headers, times);
+            let Some(part) = object.part() else { return other(flight, object).await };
+            if later.renew(flight, part).await {
+                return PartConfirmation::Same;
+            }
+            return other(flight, object).await;
+        }
+        Ok(OriginAnswer::Found(response)) => response.status.as_u16(),
+        Ok(OriginAnswer::Absent { .. } | OriginAnswer::Changed) => 404,
         Err(error) => return PartConfirmation::Failed(Arc::new(error.into())),
     };
-    match response.status.as_u16() {
-        500 | 502 | 503 | 504 => return PartConfirmation::Trouble,
-        200..=299 | 304 | 404 | 410 | 412 | 416 => {}
-        _ => return PartConfirmation::Unsaid,
+    match status {
+        500 | 502 | 503 | 504 => PartConfirmation::Trouble,
+        200..=299 | 404 | 410 | 412 | 416 => other(flight, object).await,
+        _ => PartConfirmation::Unsaid,
     }
-    let tags = (Validators::of(&old.headers).etag, Validators::of(&response.headers).etag);
-    let is_same = match (response.status, tags) {
-        (StatusCode::NOT_MODIFIED, (Some(own), Some(told))) => own.matches_weakly(&told),
-        (StatusCode::NOT_MODIFIED, _) => true,
-        _ => false,
-    };
-    let times = Times { request: response.request_time, response: response.response_time };
-    let told = LaterHead { headers: response.headers.clone(), times };
-    let renewed = is_same.then(|| renewed(request, &old, &told)).flatten();
-    let (Some(meta), Some(part)) = (renewed, object.part()) else {
-        return other(flight, object).await;
-    };
-    flight.resources().cache.touch_part(flight.ticket, part, meta).await;
-    PartConfirmation::Same
 }
 
 async fn other(flight: &PartFlight, object: &PartObject) -> PartConfirmation {

@@ -4,7 +4,8 @@ use super::complete;
 use super::flight::{PartFlight, PartOutcome};
 use super::object::PartObject;
 use super::run::{RunPurpose, bring};
-use super::stretch::OriginStretch;
+use super::stretch::BegunStretch;
+use crate::fill::resumable_body::ResumableBody;
 use crate::rfc::range::ByteSpan;
 use crate::store::{CHUNK_BYTES, Part};
 use std::ops::Range;
@@ -15,12 +16,14 @@ pub(super) async fn kept(
     flight: &Arc<PartFlight>,
     object: Arc<PartObject>,
     part: &Part,
-    begun: Option<OriginStretch>,
+    begun: Option<ResumableBody>,
 ) {
-    let run = begun.as_ref().and_then(|begun| part.claim(begun.next(), begun.end()));
+    let end = |begun: &ResumableBody| begun.end().unwrap_or(part.length());
+    let run = begun.as_ref().and_then(|begun| part.claim(begun.received(), end(begun)));
     flight.announce(PartOutcome::Known(Arc::clone(&object)));
-    let (Some(stretch), Some(run)) = (begun, run) else { return };
-    if bring(flight, &object, run, Ok(stretch), RunPurpose::Readers).await.is_ok() {
+    let (Some(body), Some(run)) = (begun, run) else { return };
+    let begun = BegunStretch { body, later: None };
+    if bring(flight, &object, run, Ok(begun), RunPurpose::Readers).await.is_ok() {
         complete::see_to(flight, &object).await;
     }
 }

@@ -5,6 +5,7 @@ use super::cursors::Cursors;
 use super::object::PartObject;
 use crate::cache::FenceEpoch;
 use crate::config::Limits;
+use crate::fill::body_origins::BodyOrigins;
 use crate::fill::error::{FillError, JoinError};
 use crate::fill::flight::FlightReader;
 use crate::fill::hit_for_miss::HitForMiss;
@@ -55,7 +56,11 @@ pub(super) enum PartOutcome {
 pub(super) struct PartFlight {
     pub(super) registry: Arc<Registry>,
     pub(super) parts: Arc<PartRegistry>,
+    /// Of a response that varies nothing is kept in part; so it is asked for as the first request
+    /// for it did.
     pub(super) request: FillRequest,
+    /// The origins that gave bytes of it.
+    pub(super) body_origins: BodyOrigins,
     /// An answer for the request that caused it alone.
     pub(super) own_answer: Mutex<Option<Box<Response>>>,
     pub(super) ticket: FenceEpoch,
@@ -91,7 +96,7 @@ impl PartRegistry {
         // A flight that is dropped takes the lock itself.
         let _stale;
         let mut under_way = self.under_way.lock();
-        match under_way.get(request.key()).and_then(Weak::upgrade) {
+        match under_way.get(&request.key).and_then(Weak::upgrade) {
             Some(flight) if flight.may_be_joined() => {
                 let has_landed = flight.outcome.borrow().is_some();
                 return (FillRole::Follow, flight, has_landed);
@@ -102,24 +107,20 @@ impl PartRegistry {
             registry: Arc::clone(registry),
             parts: Arc::clone(self),
             request: request.clone(),
+            body_origins: BodyOrigins::default(),
             own_answer: Mutex::default(),
             ticket: registry.resources.cache.ticket(),
             cursors: Arc::default(),
             outcome: watch::Sender::new(None),
         });
-        under_way.insert(request.key().clone(), Arc::downgrade(&flight));
-        registry.resources.keys_in_part.lock().insert(request.key().clone());
+        under_way.insert(request.key.clone(), Arc::downgrade(&flight));
+        registry.resources.keys_in_part.lock().insert(request.key.clone());
         drop(under_way);
         (FillRole::Lead, flight, false)
     }
 }
 
 impl PartFlight {
-    /// What its stretches are fetched with, and what they are of.
-    pub(super) fn source(&self) -> (&Arc<Resources>, &FillRequest) {
-        (&self.registry.resources, &self.request)
-    }
-
     /// What its fetches use.
     pub(super) fn resources(&self) -> &Arc<Resources> {
         &self.registry.resources
@@ -145,7 +146,7 @@ impl PartFlight {
 
     /// Whether a purge has overtaken it.
     pub(super) fn is_purged(&self) -> bool {
-        self.resources().cache.is_purged_since(self.ticket, self.request.key())
+        self.resources().cache.is_purged_since(self.ticket, &self.request.key)
     }
 
     /// Waits for the outcome. Bounded by the deadlines of the origins.
@@ -174,10 +175,9 @@ impl Drop for PartFlight {
     fn drop(&mut self) {
         let mut under_way = self.parts.under_way.lock();
         let own: *const Self = self;
-        if under_way.get(self.request.key()).is_some_and(|known| std::ptr::eq(known.as_ptr(), own))
-        {
-            under_way.remove(self.request.key());
-            self.resources().keys_in_part.lock().remove(self.request.key());
+        if under_way.get(&self.request.key).is_some_and(|known| std::ptr::eq(known.as_ptr(), own)) {
+            under_way.remove(&self.request.key);
+            self.resources().keys_in_part.lock().remove(&self.request.key);
         }
     }
 }

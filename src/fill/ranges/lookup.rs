@@ -6,22 +6,19 @@ use super::flight::{PartFlight, PartOutcome, PartRegistry};
 use super::handle::PartHandle;
 use super::learn::HeadLearner;
 use super::object::{HeadSource, PartObject};
-use crate::clock::Timestamp;
 use crate::fill::error::{FillError, JoinError};
 use crate::fill::flight::{FillOutcome, FlightReader};
 use crate::fill::leader;
-use crate::fill::object_request::ObjectRequest;
-use crate::fill::page_request::PageRequest;
 use crate::fill::registry::{FillRole, Registry};
 use crate::fill::request::{FillRequest, FillStart};
-use crate::fill::resources::RunningCount;
+use crate::fill::resources::{Resources, RunningCount};
 use crate::object::{Key, Meta};
 use crate::origin::Response;
 use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
 use crate::store::CHUNK_BYTES;
 use std::sync::Arc;
 
-/// The outcome of a request for ranges of an object of a binary cache.
+/// The outcome of a request for what is not stored as a whole.
 #[derive(Debug)]
 pub enum RangeOutcome {
     /// The whole is being fetched: read along.
@@ -30,6 +27,10 @@ pub enum RangeOutcome {
     Known(PartHandle),
     /// It may be stored as a whole by now: look again.
     Again,
+    /// Nothing is known of it: ask as if there were no parts.
+    Unknown,
+    /// The answer to the request for a range, for this request alone.
+    Alone(Box<Response>),
     /// Every origin said that there is no such object.
     Absent(Arc<Meta>),
     /// No usable answer.
@@ -45,25 +46,6 @@ pub enum PartSearch<'r> {
     Known,
     /// That, or else what an origin says to a request for these ranges.
     Asked(&'r ByteRanges),
-}
-
-/// The outcome of a request for a response that is not stored as a whole.
-#[derive(Debug)]
-pub enum PageRangeOutcome {
-    /// It is here in part.
-    Known(PartHandle),
-    /// The whole is being fetched: read along.
-    Whole(FillRole, FlightReader),
-    /// It may be stored as a whole by now: look again.
-    Again,
-    /// Nothing is known of it: ask as if there were no parts.
-    Unknown,
-    /// The answer to the request for a stretch, for this request alone.
-    Alone(Box<Response>),
-    /// No usable answer.
-    Failed(Arc<FillError>),
-    /// Nothing may be fetched for it now.
-    NotJoined(JoinError),
 }
 
 /// A request for ranges that has joined a flight.
@@ -83,16 +65,24 @@ impl JoinedFlight {
     }
 }
 
-/// The outcome of a request for `ranges` of an object that is not stored as a whole.
-pub(in crate::fill) async fn of_object(
+/// What is here of an object that is not stored as a whole, or what an origin says of it.
+pub(in crate::fill) async fn find(
     registry: &Arc<Registry>,
     parts: &Arc<PartRegistry>,
-    request: &ObjectRequest,
-    ranges: &ByteRanges,
+    request: &FillRequest,
+    search: PartSearch<'_>,
 ) -> RangeOutcome {
-    let stretch = ranges.stretch();
-    if stretch.is_some_and(is_as_good_as_whole) {
-        return match leader::join(registry, request.clone(), None, FillStart::Stale(None)) {
+    let (key, Resources { cache, clock, .. }) = (&request.key, &*registry.resources);
+    let is_alone = parts.hit_for_miss.holds(key, clock.now(), cache);
+    let ranges = match search {
+        PartSearch::Asked(ranges) if !is_alone => Some(ranges),
+        PartSearch::Asked(_) | PartSearch::Known => None,
+    };
+    let stretch = ranges.and_then(ByteRanges::stretch);
+    let is_page = request.is_page();
+    if !is_page && stretch.is_some_and(is_as_good_as_whole) {
+        let start = FillStart::Stale(None);
+        return match leader::join(registry, request.clone(), None, start) {
             Ok((role, flight)) => RangeOutcome::Whole(role, flight),
             Err(JoinError::Ended) => RangeOutcome::Again,
             Err(refused @ (JoinError::NoRoom | JoinError::Wrong { .. })) => {
@@ -100,65 +90,37 @@ pub(in crate::fill) async fn of_object(
             }
         };
     }
-    if let Some(flight) = registry.whole_under_way(&request.key)
+    if let Some(ranges) = ranges
+        && let Some(flight) = registry.whole_under_way(key)
         && is_near(&flight, ranges).await
     {
         return RangeOutcome::Whole(FillRole::Follow, flight);
     }
-    let Some(joined) = join(registry, parts, &FillRequest::Object(request.clone()), stretch) else {
+    if is_page && stretch.is_none() && !knows(registry, parts, key).await {
+        return RangeOutcome::Unknown;
+    }
+    let Some(joined) = join(registry, parts, request, stretch) else {
         return RangeOutcome::Again;
-    };
-    match joined.flight.outcome().await {
-        PartOutcome::Known(object) => RangeOutcome::Known(joined.handle(object)),
-        PartOutcome::Whole(role, whole) => RangeOutcome::Whole(role, whole),
-        PartOutcome::Stored | PartOutcome::Unknown | PartOutcome::Alone => RangeOutcome::Again,
-        PartOutcome::Absent(meta) => RangeOutcome::Absent(meta),
-        PartOutcome::Failed(error) => RangeOutcome::Failed(error),
-        PartOutcome::NotJoined(refused) => RangeOutcome::NotJoined(refused),
-    }
-}
-
-/// What is stored in part of a response, or is arriving.
-pub(in crate::fill) async fn of_page(
-    registry: &Arc<Registry>,
-    parts: &Arc<PartRegistry>,
-    (request, now): (&PageRequest, Timestamp),
-    find: PartSearch<'_>,
-) -> PageRangeOutcome {
-    let (key, cache) = (&request.key, &registry.resources.cache);
-    let find = if parts.hit_for_miss.holds(key, now, cache) { PartSearch::Known } else { find };
-    if let PartSearch::Asked(ranges) = find
-        && let Some(flight) = registry.whole_under_way(key)
-        && is_near(&flight, ranges).await
-    {
-        return PageRangeOutcome::Whole(FillRole::Follow, flight);
-    }
-    let stretch = match find {
-        PartSearch::Known => None,
-        PartSearch::Asked(ranges) => ranges.stretch(),
-    };
-    if stretch.is_none() && !knows(registry, parts, key).await {
-        return PageRangeOutcome::Unknown;
-    }
-    let Some(joined) = join(registry, parts, &FillRequest::Page(request.clone()), stretch) else {
-        return PageRangeOutcome::Again;
     };
     let role = joined.role;
     match joined.flight.outcome().await {
-        PartOutcome::Known(object) => PageRangeOutcome::Known(joined.handle(object)),
+        PartOutcome::Known(object) => RangeOutcome::Known(joined.handle(object)),
         PartOutcome::Whole(began, whole) => {
             let is_own = role == FillRole::Lead && began == FillRole::Lead;
-            PageRangeOutcome::Whole(if is_own { FillRole::Lead } else { FillRole::Follow }, whole)
+            RangeOutcome::Whole(if is_own { FillRole::Lead } else { FillRole::Follow }, whole)
         }
-        PartOutcome::Stored => PageRangeOutcome::Again,
+        PartOutcome::Stored => RangeOutcome::Again,
         PartOutcome::Alone => {
-            let taken =
-                (role == FillRole::Lead).then(|| joined.flight.own_answer.lock().take()).flatten();
-            taken.map_or(PageRangeOutcome::Unknown, PageRangeOutcome::Alone)
+            let taken = match role {
+                FillRole::Lead => joined.flight.own_answer.lock().take(),
+                FillRole::Follow => None,
+            };
+            taken.map_or(RangeOutcome::Unknown, RangeOutcome::Alone)
         }
-        PartOutcome::Unknown | PartOutcome::Absent(_) => PageRangeOutcome::Unknown,
-        PartOutcome::Failed(error) => PageRangeOutcome::Failed(error),
-        PartOutcome::NotJoined(refused) => PageRangeOutcome::NotJoined(refused),
+        PartOutcome::Unknown => RangeOutcome::Unknown,
+        PartOutcome::Absent(meta) => RangeOutcome::Absent(meta),
+        PartOutcome::Failed(error) => RangeOutcome::Failed(error),
+        PartOutcome::NotJoined(refused) => RangeOutcome::NotJoined(refused),
     }
 }
 

@@ -19,8 +19,8 @@
 //! byte yet begins anew, once. Only what has a strong tag, or a FileHash that the whole is checked
 //! against, is kept in parts; anything else passes through to its reader.
 //!
-//! What is said here holds for responses of generic sites too, but for how they begin and are
-//! confirmed: see `learn_page`.
+//! What is said here holds for responses of generic sites too (RFC 9111 sections 3.3 and 3.4). Every
+//! later answer about one must also permit storing it still, and renews its head.
 //!
 //! # Purges
 //!
@@ -30,7 +30,6 @@
 //!
 //! Locks: the registry's, short; never while a flight is dropped, which takes it.
 
-mod ask;
 mod complete;
 mod confirm;
 mod confirming;
@@ -40,11 +39,8 @@ mod flight;
 mod handle;
 mod identity;
 mod learn;
-mod learn_object;
-mod learn_page;
 mod lookup;
 mod object;
-mod page_head;
 mod reader;
 mod reader_run;
 mod run;
@@ -54,7 +50,7 @@ mod stretch;
 pub use confirming::PartConfirmation;
 pub(super) use flight::PartRegistry;
 pub use handle::PartHandle;
-pub use lookup::{PageRangeOutcome, PartSearch, RangeOutcome};
-pub(super) use lookup::{of_object, of_page};
+pub(super) use lookup::find;
+pub use lookup::{PartSearch, RangeOutcome};
 pub use reader::{PartReader, RangeProvenance};
 pub(super) use salvage::salvage;

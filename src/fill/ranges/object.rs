@@ -3,8 +3,8 @@
 
 use super::confirming::ConfirmRequest;
 use super::identity::PartIdentity;
-use super::stretch::OriginStretch;
 use crate::fill::error::FillError;
+use crate::fill::resumable_body::ResumableBody;
 use crate::object::Meta;
 use crate::store::Part;
 use crate::sync::Mutex;
@@ -45,7 +45,7 @@ pub(super) enum PartDelivery {
         /// The head.
         meta: Arc<Meta>,
         /// What is on its way.
-        begun: Mutex<Option<Box<OriginStretch>>>,
+        begun: Mutex<Option<Box<ResumableBody>>>,
     },
 }
 

@@ -7,8 +7,8 @@ use super::cursors::{Cursor, NEAR_BYTES};
 use super::flight::PartFlight;
 use super::object::{PartDelivery, PartObject};
 use super::reader_run::{self, PlaceWait};
-use super::stretch::{OriginStretch, ResumeMode};
 use crate::fill::error::FillError;
+use crate::fill::resumable_body::ResumableBody;
 use crate::object::Meta;
 use crate::store::{At, CHUNK_BYTES, Part, ReadError};
 use bytes::{Buf, Bytes};
@@ -74,8 +74,17 @@ pub struct PartReader {
 /// What comes straight from an origin. It is continued if the disk does not give it.
 #[derive(Debug)]
 struct PassThroughStretch {
-    stretch: Box<OriginStretch>,
+    body: Box<ResumableBody>,
     resuming: ResumeMode,
+}
+
+/// Whether a stretch that breaks off is continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ResumeMode {
+    /// It is.
+    Yes,
+    /// Only if the disk does not have the next byte.
+    IfNotHere,
 }
 
 /// Since when neither disk nor origin has given a byte of a chunk that is here.
@@ -128,15 +137,14 @@ impl PartReader {
             PartDelivery::Kept(_) => {}
             PartDelivery::Passing { begun, .. } => {
                 let begun = begun.lock().take();
-                let fits =
-                    |begun: &OriginStretch| (begun.next()..begun.end()).contains(&asked.start);
-                let begun = begun.filter(|begun| fits(begun) && asked.end <= begun.end());
-                match begun {
-                    Some(begun) => {
-                        reader.pass_on(PassThroughStretch {
-                            stretch: begun,
-                            resuming: ResumeMode::Yes,
-                        });
+                let fits = |begun: &Box<ResumableBody>| {
+                    let end = begun.end().unwrap_or(u64::MAX);
+                    (begun.received()..end).contains(&asked.start) && asked.end <= end
+                };
+                match begun.filter(fits) {
+                    Some(body) => {
+                        let resuming = ResumeMode::Yes;
+                        reader.pass_on(PassThroughStretch { body, resuming });
                     }
                     None => reader.pass(asked.end, ResumeMode::Yes).await?,
                 }
@@ -266,7 +274,7 @@ impl PartReader {
             At::Here => match part.read(self.next, max).await {
                 Ok(bytes) => Ok(bytes),
                 Err(ReadError::Blocking(_)) => {
-                    if let Err(error) = self.pass_late(ResumeMode::No).await {
+                    if let Err(error) = self.pass_late(ResumeMode::IfNotHere).await {
                         self.ask_the_disk_again(error).await?;
                     }
                     Ok(None)
@@ -331,7 +339,7 @@ impl PartReader {
     /// The origin does not give the next byte. If the disk has it, the disk is asked again for a
     /// while, unless the object has changed.
     async fn ask_the_disk_again(&mut self, error: Arc<FillError>) -> Result<(), Arc<FillError>> {
-        if !self.is_here() || matches!(*error, FillError::Changed) {
+        if !is_here(&self.object, self.next) || matches!(*error, FillError::Changed) {
             return Err(error);
         }
         let Some(pause) = self.waiting.pause() else { return Err(error) };
@@ -339,17 +347,11 @@ impl PartReader {
         Ok(())
     }
 
-    /// Whether the disk has the next byte.
-    fn is_here(&self) -> bool {
-        self.object.part().is_some_and(|part| matches!(part.at(self.next), At::Here))
-    }
-
     /// Bytes up to `end` come straight from the origin.
     async fn pass(&mut self, end: u64, resuming: ResumeMode) -> Result<(), Arc<FillError>> {
-        let asked = self.next..end;
-        let opening = OriginStretch::open(self.flight.source(), &self.object.identity, asked, None);
+        let opening = self.flight.open(&self.object.identity, self.next..end, None);
         let opened = Box::pin(opening).await.map_err(Arc::new)?;
-        self.pass_on(PassThroughStretch { stretch: Box::new(opened), resuming });
+        self.pass_on(PassThroughStretch { body: Box::new(opened.body), resuming });
         Ok(())
     }
 
@@ -361,21 +363,24 @@ impl PartReader {
     /// Bytes straight from the origin, without those before the next one; none at the end of what
     /// passes and if the disk has them, so that the disk is asked.
     async fn passed(&mut self) -> Result<Option<Bytes>, Arc<FillError>> {
-        let Some(PassThroughStretch { stretch, resuming }) = &mut self.passing else {
+        let Some(PassThroughStretch { body, resuming }) = &mut self.passing else {
             return Err(Arc::new(FillError::NoResult));
         };
         // Nothing that comes is behind what is to come next.
-        let Some(ahead) = self.next.checked_sub(stretch.next()) else {
+        let Some(ahead) = self.next.checked_sub(body.received()) else {
             return Err(Arc::new(FillError::NoResult));
         };
-        let mut bytes = match stretch.chunk(*resuming).await {
+        let (resuming, object, next) = (*resuming, &self.object, self.next);
+        let may_resume = || resuming == ResumeMode::Yes || !is_here(object, next);
+        let mut bytes = match body.chunk_if(may_resume).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => {
                 self.passing = None;
                 return Ok(None);
             }
             Err(error) => {
-                self.broke_off(error).await?;
+                self.ask_the_disk_again(Arc::new(error)).await?;
+                self.passing = None;
                 return Ok(None);
             }
         };
@@ -384,22 +389,11 @@ impl PartReader {
         self.count("passed", bytes.len() as u64);
         Ok(Some(bytes))
     }
+}
 
-    /// What passes broke off. The disk is asked if it has the next byte; a chunk that has gone from
-    /// it since comes from the origin after all.
-    async fn broke_off(&mut self, error: FillError) -> Result<(), Arc<FillError>> {
-        let is_here = self.is_here();
-        if let Some(PassThroughStretch { stretch, resuming: resuming @ ResumeMode::No }) =
-            &mut self.passing
-            && !is_here
-        {
-            *resuming = ResumeMode::Yes;
-            return Box::pin(stretch.resume(error)).await.map_err(Arc::new);
-        }
-        self.ask_the_disk_again(Arc::new(error)).await?;
-        self.passing = None;
-        Ok(())
-    }
+/// Whether the disk has the byte at `offset`.
+fn is_here(object: &PartObject, offset: u64) -> bool {
+    object.part().is_some_and(|part| matches!(part.at(offset), At::Here))
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 
 use super::flight::PartFlight;
 use super::object::PartObject;
-use super::page_head::renew;
-use super::stretch::{OriginStretch, ResumeMode};
+use super::stretch::BegunStretch;
 use crate::cache::PublishError;
 use crate::fill::error::FillError;
+use crate::fill::resumable_body::ResumableBody;
 use crate::origin::FetchReason;
 use crate::store::{CHUNK_BYTES, Run};
 use std::ops::Range;
@@ -30,8 +30,8 @@ pub(super) async fn open(
     object: &PartObject,
     span: Range<u64>,
     why: Option<FetchReason>,
-) -> Result<OriginStretch, FillError> {
-    let opening = OriginStretch::open(flight.source(), &object.identity, span, why);
+) -> Result<BegunStretch, FillError> {
+    let opening = flight.open(&object.identity, span, why);
     Box::pin(flight.cursors.readers.while_open(opening)).await?
 }
 
@@ -40,16 +40,15 @@ pub(super) async fn bring(
     flight: &PartFlight,
     object: &PartObject,
     mut run: Run,
-    opened: Result<OriginStretch, FillError>,
+    opened: Result<BegunStretch, FillError>,
     purpose: RunPurpose,
 ) -> Result<(), Arc<FillError>> {
-    let cache = &flight.resources().cache;
     let pumped = match opened {
-        Ok(mut stretch) => {
-            if let (Some(part), Some(told)) = (object.part(), stretch.take_told()) {
-                renew(&flight.request, (cache, flight.ticket), part, &told).await;
+        Ok(BegunStretch { body, later }) => {
+            if let (Some(part), Some(later)) = (object.part(), later) {
+                later.renew(flight, part).await;
             }
-            Box::pin(pump(flight, object, &mut run, stretch, purpose)).await
+            Box::pin(pump(flight, object, &mut run, body, purpose)).await
         }
         Err(error) => Err(error),
     };
@@ -75,8 +74,8 @@ pub(super) async fn break_off(flight: &PartFlight, object: &PartObject, error: A
     }
     flight.resources().metrics.parts_dropped.with_label_values(&[reason]).inc();
     tracing::warn!(
-        site = flight.request.key().site(),
-        path = flight.request.key().path(),
+        site = flight.request.key.site(),
+        path = flight.request.key.path(),
         error = &*error as &dyn std::error::Error,
         "partial object dropped"
     );
@@ -87,7 +86,7 @@ pub(super) async fn break_off(flight: &PartFlight, object: &PartObject, error: A
 
 async fn failed(flight: &PartFlight, object: &PartObject, error: FillError) -> Arc<FillError> {
     let error = Arc::new(error);
-    let key = flight.request.key();
+    let key = &flight.request.key;
     if matches!(*error, FillError::Changed) {
         break_off(flight, object, Arc::clone(&error)).await;
     } else if matches!(*error, FillError::Unread) {
@@ -108,7 +107,7 @@ async fn pump(
     flight: &PartFlight,
     object: &PartObject,
     run: &mut Run,
-    mut stretch: OriginStretch,
+    mut body: ResumableBody,
     purpose: RunPurpose,
 ) -> Result<(), FillError> {
     let what = match purpose {
@@ -118,7 +117,7 @@ async fn pump(
     let readers = &flight.cursors.readers;
     let bytes = flight.resources().metrics.range_bytes.with_label_values(&[what]);
     while run.received() < run.end()
-        && let Some(mut piece) = readers.while_open(stretch.chunk(ResumeMode::Yes)).await??
+        && let Some(mut piece) = readers.while_open(body.chunk()).await??
     {
         bytes.inc_by(piece.len() as u64);
         readers.came(piece.len() as u64);
@@ -157,10 +156,10 @@ pub(super) async fn keep(flight: &PartFlight, object: &PartObject) {
     match flight.resources().cache.keep_part(flight.ticket, part).await {
         Ok(()) => {}
         Err(PublishError::Purged) => {
-            tracing::debug!(path = flight.request.key().path(), "purged during its fetch");
+            tracing::debug!(path = flight.request.key.path(), "purged during its fetch");
         }
         Err(error) => {
-            tracing::info!(path = flight.request.key().path(), %error, "chunks not stored");
+            tracing::info!(path = flight.request.key.path(), %error, "chunks not stored");
         }
     }
 }

@@ -1,184 +1,123 @@
-//! A stretch of an object as it comes from an origin, continued from its last good byte when that
-//! breaks off, by the rules of `resumable_body`. Owned by one run or one reader; no
-//! locks.
+//! A stretch of an object as it comes from an origin: how it is asked for, and what continues it
+//! when it breaks off (see `resumable_body`). Values; the body is owned by one run or one reader.
 //!
 //! Every answer must be a part of the same object: see `identity`.
 
-use super::ask::fetch_range;
+use super::flight::PartFlight;
 use super::identity::PartIdentity;
-use super::page_head::LaterHead;
-use crate::cache::Cache;
-use crate::fill::error::{FillError, Rejection};
-use crate::fill::request::FillRequest;
-use crate::fill::resources::Resources;
-use crate::fill::resume_deadline::{EmptyRound, ResumeDeadline};
-use crate::origin::{FetchReason, OriginAnswer, Response, ResponseBody};
+use crate::cache::{Cache, FenceEpoch};
+use crate::fill::error::FillError;
+use crate::fill::request::{OriginChoice, OriginQuestion, times_of};
+use crate::fill::resumable_body::{FetchedBody, ResumableBody};
+use crate::origin::{FetchReason, OriginAnswer, RangeAsked, Response};
 use crate::policy::response::Times;
-use bytes::Bytes;
-use http::StatusCode;
+use crate::policy::rules::{AnswerHead, ConfirmationVerdict};
+use crate::store::Part;
+use http::{HeaderMap, StatusCode, header};
 use std::ops::Range;
-use std::sync::Arc;
-use tokio::time::timeout_at;
 
-/// Whether a stretch that breaks off is continued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ResumeMode {
-    /// It is.
-    Yes,
-    /// The next byte may come another way.
-    No,
-}
-
-/// A stretch of an object that is arriving.
+/// A stretch that has begun to come.
 #[derive(Debug)]
-pub(super) struct OriginStretch {
-    resources: Arc<Resources>,
-    request: FillRequest,
-    identity: Arc<PartIdentity>,
-    body: ResponseBody,
-    origin: Arc<str>,
-    next: u64,
-    end: u64,
-    deadline: ResumeDeadline,
+pub(super) struct BegunStretch {
+    pub(super) body: ResumableBody,
     /// The head of its answer, if that was not the first of the object.
-    told: Option<LaterHead>,
+    pub(super) later: Option<LaterHead>,
 }
 
-impl OriginStretch {
+/// What the head of a later answer about an object said.
+#[derive(Debug)]
+pub(super) struct LaterHead {
+    headers: HeaderMap,
+    times: Times,
+}
+
+impl PartFlight {
+    /// The question for the bytes `asked`, of an object of this length, if that is known.
+    pub(super) async fn question(
+        &self,
+        asked: &Range<u64>,
+        length: Option<u64>,
+    ) -> OriginQuestion {
+        let is_to_end = asked.end == u64::MAX || length == Some(asked.end);
+        let last = (!is_to_end).then(|| asked.end.saturating_sub(1));
+        let choice = self.resources().choice(&self.request).await;
+        let range = Some(RangeAsked { first: asked.start, last });
+        OriginQuestion { range, ..self.request.question(choice) }
+    }
+
     /// The bytes `asked`, of which `response` brings the first.
-    pub(super) fn of(
-        (resources, request): (&Arc<Resources>, &FillRequest),
-        identity: &Arc<PartIdentity>,
+    pub(super) fn begun(
+        &self,
+        identity: &PartIdentity,
         response: Response,
         asked: Range<u64>,
-    ) -> Self {
-        let origins = &request.upstream().site.origins;
-        let deadline = origins.get(response.origin).map(|origin| origin.timeouts.resume);
-        Self {
-            resources: Arc::clone(resources),
-            request: request.clone(),
-            identity: Arc::clone(identity),
-            origin: response.origin_name,
-            body: response.body,
-            next: asked.start,
-            end: asked.end,
-            deadline: ResumeDeadline::new(deadline.unwrap_or_default()),
-            told: None,
-        }
+    ) -> ResumableBody {
+        let key = &self.request.key;
+        let source = FetchedBody {
+            request: self.request.clone(),
+            choice: OriginChoice { avoid: self.resources().avoided(key), ..Default::default() },
+            metrics: self.resources().metrics.clone(),
+            body_origins: self.body_origins.clone(),
+        };
+        let (headers, check) = (identity.headers.clone(), identity.check_of_parts());
+        ResumableBody::new(source, response, headers, check).into_stretch(identity.length, asked)
     }
 
-    /// Asks for the bytes `asked`; fails if the answer is of another object.
+    /// Asks for the bytes `asked`; fails if the answer is of another object. `why` is the reason,
+    /// if it is not that a reader wants them.
     pub(super) async fn open(
-        (resources, request): (&Arc<Resources>, &FillRequest),
-        identity: &Arc<PartIdentity>,
+        &self,
+        identity: &PartIdentity,
         asked: Range<u64>,
         why: Option<FetchReason>,
-    ) -> Result<Self, FillError> {
-        let response = ask_for(&resources.cache, request, (identity, &asked), why).await?;
-        let times = Times { request: response.request_time, response: response.response_time };
-        let told = Some(LaterHead { headers: response.headers.clone(), times });
-        Ok(Self { told, ..Self::of((resources, request), identity, response, asked) })
-    }
-
-    /// What the head of its answer says anew, once.
-    pub(super) fn take_told(&mut self) -> Option<LaterHead> {
-        self.told.take()
-    }
-
-    /// Offset of the next byte.
-    pub(super) fn next(&self) -> u64 {
-        self.next
-    }
-
-    /// Offset behind the last byte that was asked for.
-    pub(super) fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// The next piece; `None` at the end, with every byte delivered. Not cancel safe.
-    pub(super) async fn chunk(&mut self, resuming: ResumeMode) -> Result<Option<Bytes>, FillError> {
-        loop {
-            if self.next >= self.end {
-                return Ok(None);
+    ) -> Result<BegunStretch, FillError> {
+        let question = self.question(&asked, Some(identity.length)).await;
+        let question = OriginQuestion { same: identity.etag.clone(), reason: why, ..question };
+        let response = match self.request.fetch(&question).await? {
+            OriginAnswer::Found(response) => response,
+            OriginAnswer::Changed
+            | OriginAnswer::Absent { .. }
+            | OriginAnswer::NotModified { .. } => return Err(FillError::Changed),
+        };
+        let later = LaterHead { headers: response.headers.clone(), times: times_of(&response) };
+        if response.status == StatusCode::PARTIAL_CONTENT {
+            identity.check(&asked, &response)?;
+            if !self.request.rules().permits_part(&later.head()) {
+                return Err(FillError::Changed);
             }
-            let fault = match self.body.chunk().await {
-                Ok(Some(mut bytes)) => {
-                    let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
-                    bytes.truncate(left);
-                    self.next += bytes.len() as u64;
-                    self.deadline.came(bytes.len() as u64);
-                    return Ok(Some(bytes));
-                }
-                Ok(None) => FillError::Rejected {
-                    origin: Arc::clone(&self.origin),
-                    rejection: Rejection::Short { expected: self.end, actual: self.next },
-                },
-                Err(error) => FillError::Body(error),
-            };
-            match resuming {
-                ResumeMode::Yes => Box::pin(self.resume(fault)).await?,
-                ResumeMode::No => return Err(fault),
-            }
+        } else if self.request.is_page() && response.headers.get(header::ETAG) != identity.etag.as_ref() {
+            return Err(FillError::Changed);
+        } else {
+            return Err(FillError::Unranged);
         }
-    }
-
-    /// Asks for the rest; fails with `fault` if no origin continues it.
-    pub(super) async fn resume(&mut self, fault: FillError) -> Result<(), FillError> {
-        if !self.identity.ties_parts() {
-            return Err(fault);
-        }
-        if self.deadline.broke() {
-            let (path, at) = (self.request.path(), self.next);
-            tracing::info!(%path, at, error = %fault, "resuming a partial object");
-        }
-        let upstream = Arc::clone(self.request.upstream());
-        while let Some(until) = self.deadline.next_round(upstream.origins.recovered()).await {
-            let (rest, why) = (self.next..self.end, Some(FetchReason::Resume));
-            let asking =
-                ask_for(&self.resources.cache, &self.request, (&self.identity, &rest), why);
-            let Ok(asked) = timeout_at(until, asking).await else { break };
-            let error = match asked {
-                Ok(response) => {
-                    self.count("continued");
-                    self.origin = response.origin_name;
-                    self.body = response.body;
-                    return Ok(());
-                }
-                Err(error @ (FillError::Changed | FillError::Unranged)) => {
-                    self.count("changed");
-                    return Err(error);
-                }
-                Err(error) => error,
-            };
-            self.count("failed");
-            tracing::debug!(path = %self.request.path(), %error, "resume failed");
-            let is_unreached =
-                matches!(&error, FillError::Fetch(error) if !error.may_have_reached());
-            let empty = if is_unreached { EmptyRound::Unreached } else { EmptyRound::Answered };
-            self.deadline.got(empty);
-        }
-        Err(FillError::GivenUp(Box::new(fault)))
-    }
-
-    fn count(&self, result: &str) {
-        self.resources.metrics.fill_resumes.with_label_values(&[result]).inc();
+        let later = self.request.is_page().then_some(later);
+        Ok(BegunStretch { body: self.begun(identity, response, asked), later })
     }
 }
 
-async fn ask_for(
-    cache: &Cache,
-    request: &FillRequest,
-    (identity, asked): (&PartIdentity, &Range<u64>),
-    why: Option<FetchReason>,
-) -> Result<Response, FillError> {
-    match fetch_range(request, cache, (asked, identity), why).await? {
-        OriginAnswer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
-            identity.check(asked, &response)?;
-            Ok(response)
-        }
-        OriginAnswer::Found(_) => Err(FillError::Unranged),
-        OriginAnswer::Changed | OriginAnswer::Absent { .. } | OriginAnswer::NotModified { .. } => {
-            Err(FillError::Changed)
+impl LaterHead {
+    /// What a 304 with these fields said.
+    pub(super) fn of(headers: HeaderMap, times: Times) -> Self {
+        Self { headers, times }
+    }
+
+    fn head(&self) -> AnswerHead<'_> {
+        let (headers, times) = (&self.headers, self.times);
+        AnswerHead { status: StatusCode::OK, headers, times, is_framed: true }
+    }
+
+    /// Gives a part the fields that it states (RFC 9111 sections 3.2 and 3.4); false if it forbids
+    /// to store the part.
+    pub(super) async fn renew(&self, flight: &PartFlight, part: &Part) -> bool {
+        let (cache, ticket): (&Cache, FenceEpoch) = (&flight.resources().cache, flight.ticket);
+        match flight.request.rules().confirm(&part.meta(), &self.head()) {
+            ConfirmationVerdict::Renewed(confirmed) => {
+                cache.touch_part(ticket, part, confirmed.meta).await;
+                true
+            }
+            ConfirmationVerdict::ForOne(_)
+            | ConfirmationVerdict::Withdrawn(_)
+            | ConfirmationVerdict::OtherObject => false,
         }
     }
 }

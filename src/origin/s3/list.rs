@@ -119,7 +119,7 @@ impl S3Origin {
             // A query, unlike a path, has its slashes encoded for the signature.
             text = format!("{text}&start-after={}", encode_path(after).replace('/', "%2F"));
         }
-        self.signed("GET", &text, HeaderMap::new(), keys)
+        self.signed(Method::Get, &text, HeaderMap::new(), keys)
     }
 }
 
