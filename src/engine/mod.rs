@@ -43,6 +43,7 @@ mod handle;
 mod interim;
 mod lookup;
 mod multipart;
+mod part_result;
 mod ranges;
 mod refetch;
 mod request_record;

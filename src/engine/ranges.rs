@@ -11,12 +11,11 @@
 
 use super::answer::{self, ClientAnswer};
 use super::deliver::{self, ReadRequest};
+use super::part_result::{self, PartResult};
 use super::{fetch, lookup};
 use crate::fill::{
-    FillError, FillRequest, JoinError, PartConfirmation, PartHandle, PartSearch, RangeOutcome,
-    RangeProvenance,
+    FillRequest, JoinError, PartConfirmation, PartHandle, PartSearch, RangeOutcome,
 };
-use crate::nix::Class;
 use crate::object::Meta;
 use crate::outcome::Outcome;
 use crate::policy;
@@ -29,36 +28,21 @@ use std::sync::Arc;
 /// Tries for an answer before its first byte.
 const TRIES_MAX: u32 = 3;
 
-/// The result of a try.
-enum RangeResult {
-    Answer(Box<ClientAnswer>),
-    /// Try again: the stored part is out of date, or the whole may be stored now.
-    Again,
-    /// Fetch the whole object, as for a request without ranges.
-    AsWhole,
-}
-
-impl From<ClientAnswer> for RangeResult {
-    fn from(answer: ClientAnswer) -> Self {
-        Self::Answer(Box::new(answer))
-    }
-}
-
 /// The answer to a request for ranges of an object that is not stored whole; none if the whole is
 /// to be fetched.
 pub(super) async fn answer(
     request: &ReadRequest<'_>,
     wanted: &FillRequest,
 ) -> Option<ClientAnswer> {
-    if request.method != ReadMethod::Get || is_small(wanted.class()) {
+    if request.method != ReadMethod::Get || wanted.class().is_small() {
         return None;
     }
     let ranges = ByteRanges::of(request.headers)?;
     for _ in 0..TRIES_MAX {
         match Box::pin(try_ranged(request, wanted, &ranges)).await {
-            RangeResult::Answer(answer) => return Some(*answer),
-            RangeResult::Again => {}
-            RangeResult::AsWhole => return None,
+            PartResult::Answer(answer) => return Some(*answer),
+            PartResult::Again => {}
+            PartResult::Nothing => return None,
         }
     }
     None
@@ -68,7 +52,7 @@ async fn try_ranged(
     request: &ReadRequest<'_>,
     wanted: &FillRequest,
     ranges: &ByteRanges,
-) -> RangeResult {
+) -> PartResult {
     match request.engine.fills.part(wanted, PartSearch::Asked(ranges)).await {
         RangeOutcome::Known(handle) => part(request, wanted, handle).await,
         RangeOutcome::Whole(role, flight) => {
@@ -79,11 +63,11 @@ async fn try_ranged(
             let request = ReadRequest { now: request.engine.clock.now(), ..*request };
             match lookup::stored(&request).await {
                 Ok(answer) => answer.into(),
-                Err(Some(_)) => RangeResult::AsWhole,
-                Err(None) => RangeResult::Again,
+                Err(Some(_)) => PartResult::Nothing,
+                Err(None) => PartResult::Again,
             }
         }
-        RangeOutcome::Unknown | RangeOutcome::Alone(_) => RangeResult::AsWhole,
+        RangeOutcome::Unknown | RangeOutcome::Alone(_) => PartResult::Nothing,
         RangeOutcome::Absent(meta) => {
             deliver::absent(request, &meta, Outcome::Absent.into()).into()
         }
@@ -98,7 +82,7 @@ async fn part(
     request: &ReadRequest<'_>,
     wanted: &FillRequest,
     handle: PartHandle,
-) -> RangeResult {
+) -> PartResult {
     let (meta, length) = (handle.meta(), Some(handle.length()));
     let stored = || Cow::Borrowed(&meta.headers);
     let selection = policy::selection::select(request.method, request.headers, stored, length);
@@ -109,7 +93,7 @@ async fn part(
     } else {
         let is_here = match &selection {
             Selection::Whole => false,
-            Selection::Part(span) => handle.holds(&(span.first..span.last.saturating_add(1))),
+            Selection::Part(span) => handle.holds(&span.bytes()),
             Selection::NotModified
             | Selection::PreconditionFailed
             | Selection::Unsatisfiable { .. } => true,
@@ -118,17 +102,17 @@ async fn part(
         let wait = wait.filter(|_| is_here);
         match (handle.confirm(wait).await, wait) {
             (Some(PartConfirmation::Same), _) => Outcome::Revalidated,
-            (Some(PartConfirmation::Other), _) => return RangeResult::Again,
+            (Some(PartConfirmation::Other), _) => return PartResult::Again,
             (Some(_), Some(_)) | (None, _) => Outcome::HitStale,
             (Some(PartConfirmation::Failed(error)), None) => return answer::failed(&error).into(),
             (Some(PartConfirmation::Trouble | PartConfirmation::Unsaid), None) => {
-                return RangeResult::AsWhole;
+                return PartResult::Nothing;
             }
         }
     };
     let meta = handle.meta();
     match selection {
-        Selection::Whole => RangeResult::AsWhole,
+        Selection::Whole => PartResult::Nothing,
         Selection::Part(span) => part_of(request, (&meta, handle), span, hit).await,
         Selection::NotModified
         | Selection::PreconditionFailed
@@ -146,41 +130,14 @@ async fn part_of(
     (meta, handle): (&Arc<Meta>, PartHandle),
     span: ByteSpan,
     hit: Outcome,
-) -> RangeResult {
+) -> PartResult {
     let upstream_status = handle.upstream_status().to_vec();
     let length = handle.length();
     let reader = match handle.open(span).await {
         Ok(reader) => reader,
-        Err(error) => return open_failed(&error),
+        Err(error) => return PartResult::of_open_error(&error),
     };
-    let outcome = match reader.provenance() {
-        RangeProvenance::Here => hit,
-        RangeProvenance::Began => Outcome::Miss,
-        RangeProvenance::Joined => Outcome::Collapsed,
-        RangeProvenance::Passed => Outcome::Pass,
-    };
+    let outcome = part_result::outcome(reader.provenance(), hit);
     let details = deliver::OutcomeDetails { outcome, upstream_status: &upstream_status };
     deliver::part(request, meta, length, reader, details).into()
-}
-
-/// The result for a reader that failed before its first byte.
-fn open_failed(error: &Arc<FillError>) -> RangeResult {
-    match &**error {
-        FillError::Changed | FillError::Unread => RangeResult::Again,
-        FillError::Unranged => RangeResult::AsWhole,
-        FillError::NoRoom => answer::shed().into(),
-        FillError::Fetch(_)
-        | FillError::Body(_)
-        | FillError::GivenUp(_)
-        | FillError::Rejected { .. }
-        | FillError::Write(_)
-        | FillError::Relayed(_)
-        | FillError::Behind
-        | FillError::NoResult => answer::failed(error).into(),
-    }
-}
-
-/// Objects of these classes are small, and checked before any byte of them is sent.
-const fn is_small(class: Class) -> bool {
-    matches!(class, Class::Narinfo | Class::CacheInfo)
 }

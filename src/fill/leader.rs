@@ -209,7 +209,7 @@ impl Fill<'_> {
         let origins = u32::try_from(self.request.upstream.origins.len()).unwrap_or(u32::MAX);
         match self.request.bodies().unstored {
             UnstoredBody::AsItComes => 1,
-            UnstoredBody::Checked if proof::is_checked_whole(self.request.class()) => {
+            UnstoredBody::Checked if self.request.class().is_small() => {
                 TRIES_MAX.max(origins)
             }
             UnstoredBody::Checked => TRIES_MAX,
@@ -329,7 +329,7 @@ impl Fill<'_> {
         let length = response.content_length;
         let is_small = length.is_some_and(|length| length < SMALL_BYTES_MAX);
         let begun = BegunBody { meta, response, coding, keep, expected, choice, body_origins };
-        if is_small || proof::is_checked_whole(request.class()) {
+        if is_small || request.class().is_small() {
             return self.whole(begun).await;
         }
         let writer = if keep == Keep::IfVerified && expected.is_provable(length) {

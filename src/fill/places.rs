@@ -8,7 +8,8 @@
 //! - A fill of the same site waits for its first byte, has a reader, and requests wait for a
 //!   connection to an origin of the site. At a time no more are ended than wait.
 //! - It brings less than [`FORWARD_BYTES`] in [`SLOW`].
-//! - No disk takes its object (see `relay`).
+//! - No disk takes its object (see `relay`), or its disk failed and its window in memory is full
+//!   (see `store`).
 //!
 //! If no disk takes the object of a fill, the fill gives its place back when its head is here: its
 //! readers and the memory of windows bound it.
@@ -22,7 +23,6 @@
 //! - A client that has a quarter of the places gets none of the last quarter, be it of all places
 //!   or of those that objects of this size or site may have.
 
-use super::proof::is_checked_whole;
 use super::readers::FillReaders;
 use super::resume_deadline::FORWARD_BYTES;
 use super::site_origins::Demand;
@@ -123,7 +123,7 @@ impl Obstacle {
 
 impl PlaceAccount {
     fn of(demand: &Demand) -> Self {
-        let size = if is_checked_whole(demand.class) { Size::Small } else { Size::Large };
+        let size = if demand.class.is_small() { Size::Small } else { Size::Large };
         Self { asker: demand.asker, site: demand.upstream.site.name.clone(), size }
     }
 }

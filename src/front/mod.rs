@@ -8,7 +8,11 @@
 //! asks the kernel what the client has acknowledged, and `watchdog` is the timer.
 //!
 //! Hits of HTTP/1.1 take a fast path below hyper. `simple_request` parses their heads, `fast_path`
-//! takes them out of what is read, and `body_writer` writes bodies that are files.
+//! takes them out of what is read, and `body_writer` writes bodies that are files: by `sendfile`
+//! (`file_sender`), while the chunk is trusted and its pages are in the page cache. Below 8 KiB,
+//! over TLS and over HTTP/2 the bytes are read at the moment of writing. TLS is written in whole
+//! records, seven at a time, and flushed by the task of the connection. A fast client may have more
+//! bytes unsent (`send_buffer`). No counter that all cores share is touched by a hit.
 
 mod accept;
 mod bare_lf;

@@ -32,7 +32,7 @@ pub enum Class {
     CacheInfo,
     /// `index.html`, also asked for as `/`.
     Index,
-    /// Anything else.
+    /// A response of a generic site; no path of a binary cache is of this class.
     Other,
 }
 
@@ -68,6 +68,22 @@ impl Class {
     /// The position in [`Class::ALL`].
     pub const fn index(self) -> usize {
         self as usize
+    }
+
+    /// Whether its objects are a few kilobytes that a client waits for before anything else: they
+    /// are asked for first, at more than one origin if the first is slow, and checked whole before
+    /// a reader sees any of them.
+    pub const fn is_small(self) -> bool {
+        match self {
+            Self::Narinfo | Self::CacheInfo => true,
+            Self::Nar
+            | Self::Listing
+            | Self::Log
+            | Self::Debuginfo
+            | Self::Realisation
+            | Self::Index
+            | Self::Other => false,
+        }
     }
 
     /// The class of that name.

@@ -83,7 +83,7 @@ enum Line {
 
 impl Line {
     fn of(class: Class) -> Self {
-        let is_urgent = matches!(class, Class::Narinfo | Class::CacheInfo);
+        let is_urgent = class.is_small();
         if is_urgent { Self::Urgent } else { Self::Patient }
     }
 }

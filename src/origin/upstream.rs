@@ -512,7 +512,7 @@ async fn watch(upstream: Weak<Upstream>) {
 
 /// Whether the time to an answer tells of the origin rather than of the object: for hedges.
 pub(super) fn is_small(ask: &Ask) -> bool {
-    matches!(ask.class, Class::Narinfo | Class::CacheInfo) && ask.range.is_none()
+    ask.class.is_small() && ask.range.is_none()
 }
 
 /// What is left of the tries of one request.

@@ -7,6 +7,7 @@
 
 use super::grammar;
 use http::{HeaderMap, HeaderValue, header};
+use std::ops::Range;
 
 /// Ranges of one request that are looked at; a request with more gets the whole object.
 pub const RANGES_MAX: usize = 16;
@@ -158,6 +159,11 @@ impl RangeSpec {
 }
 
 impl ByteSpan {
+    /// Its bytes, as offsets from the first to the one behind the last.
+    pub const fn bytes(self) -> Range<u64> {
+        self.first..self.last.saturating_add(1)
+    }
+
     /// Bytes of the stretch; saturates for the one that no object has.
     pub const fn length(self) -> u64 {
         self.last.saturating_sub(self.first).saturating_add(1)

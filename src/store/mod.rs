@@ -17,6 +17,15 @@
 //! ORDER                  the eviction order of some minutes ago (see `eviction::snapshot`)
 //! ```
 //!
+//! The form is version 3 (`format`, `body::trailer`, `body::sums`). A small body lies in the index
+//! beside its record. The filters of the index are in memory, so one read finds an object, and
+//! `index::key_filter` knows which keys the index lacks, so a miss needs no thread. Eviction is
+//! S3-FIFO on bytes, one lane each for small and large bodies (`eviction::order`); it needs no walk
+//! through folders, also at a start. Space is reserved before a write (`eviction::reserve`), from
+//! a statvfs result of at most 50 ms if the disk has plenty. A write has 128 KiB, since the page
+//! cache then holds large folios. `body::chunks` says why a flipped bit never reaches a reader, and
+//! `disks::ledger` why a purge holds although disks come and go.
+//!
 //! # Owners
 //!
 //! [`handle::Store`] is what the tier holds of one disk. It shares a [`disk_store::DiskStore`], a
@@ -74,7 +83,8 @@
 //!
 //! What requests and purges ask runs in two lanes (`tasks::lane`), `reads` and `changes`, so that
 //! neither look-ups nor writes wait for threads that the other holds. Jobs of which one runs at a
-//! time (`background`: loading, syncs, probes, checks, the scrubber) have no lane.
+//! time (`background`: loading, syncs, probes, checks, the scrubber) have no lane. A disk that
+//! hangs is stalled and passed over; its callers wait a few seconds once.
 
 mod background;
 mod body;

@@ -16,9 +16,8 @@ use super::deliver::{self, Delivery, StoredPart};
 use super::fetch;
 use super::request::GenericRequest;
 use crate::engine::answer::{self, ClientAnswer};
-use crate::fill::{
-    FillError, PartConfirmation, PartHandle, PartSearch, RangeOutcome, RangeProvenance,
-};
+use crate::engine::part_result::{self, PartResult};
+use crate::fill::{PartConfirmation, PartHandle, PartSearch, RangeOutcome};
 use crate::origin::Response;
 use crate::outcome::Outcome;
 use crate::policy;
@@ -28,7 +27,6 @@ use crate::policy::request::{ReadMethod, RequestRefusal};
 use crate::rfc::ContentRange;
 use crate::rfc::range::{ByteRanges, ByteSpan, Resolved};
 use http::{Method, StatusCode, header};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,21 +39,6 @@ const CONDITIONS: [header::HeaderName; 5] = [
     header::IF_MODIFIED_SINCE,
     header::IF_UNMODIFIED_SINCE,
 ];
-
-/// The result for a request for a response that is not stored whole.
-pub(super) enum PartResult {
-    Answer(Box<ClientAnswer>),
-    /// The stored response has changed: look again.
-    Again,
-    /// No part of it is stored, or will be.
-    Nothing,
-}
-
-impl From<ClientAnswer> for PartResult {
-    fn from(answer: ClientAnswer) -> Self {
-        Self::Answer(Box::new(answer))
-    }
-}
 
 /// Whether a stored part may be used, and the outcome.
 enum PartUse {
@@ -129,7 +112,7 @@ async fn known(
     let Some(span) = span else {
         return Delivery::of(request, &handle.meta(), Some(length), hit).without_body().into();
     };
-    if must_be_here && !handle.holds(&bytes_of(span)) {
+    if must_be_here && !handle.holds(&span.bytes()) {
         return PartResult::Nothing;
     }
     part_of(request, handle, (selected, span), hit).await
@@ -160,7 +143,7 @@ async fn usable(
             revalidation_wait(&meta, &directives, wishes, rule, request.now)
         }
     };
-    let is_here = || span.is_none_or(|span| handle.holds(&bytes_of(span)));
+    let is_here = || span.is_none_or(|span| handle.holds(&span.bytes()));
     match handle.confirm(wait.filter(|_| is_here())).await {
         Some(PartConfirmation::Same) => PartUse::Yes(Outcome::Revalidated),
         Some(PartConfirmation::Other) => PartUse::No(PartResult::Again),
@@ -183,14 +166,9 @@ async fn part_of(
     let (length, is_new) = (handle.length(), handle.is_learned_now());
     let reader = match handle.open(span).await {
         Ok(reader) => reader,
-        Err(error) => return open_failed(&error),
+        Err(error) => return PartResult::of_open_error(&error),
     };
-    let outcome = match reader.provenance() {
-        RangeProvenance::Here => hit,
-        RangeProvenance::Began => Outcome::Miss,
-        RangeProvenance::Joined => Outcome::Collapsed,
-        RangeProvenance::Passed => Outcome::Pass,
-    };
+    let outcome = part_result::outcome(reader.provenance(), hit);
     let stored_part = if is_new { StoredPart::Nothing } else { StoredPart::Part };
     let meta = reader.meta();
     let delivery = Delivery { stored_part, ..Delivery::of(request, &meta, Some(length), outcome) };
@@ -221,25 +199,4 @@ fn alone(
     let (meta, range) = (Arc::clone(&passing.meta), ContentRange::Part { span, length });
     let sent = (span.first - here.first, span.length());
     Delivery::of(request, &meta, None, Outcome::Pass).sliced(passing, range, sent).into()
-}
-
-/// The result for a reader that failed before its first byte.
-fn open_failed(error: &Arc<FillError>) -> PartResult {
-    match &**error {
-        FillError::Changed | FillError::Unread => PartResult::Again,
-        FillError::Unranged => PartResult::Nothing,
-        FillError::NoRoom => answer::shed().into(),
-        FillError::Fetch(_)
-        | FillError::Body(_)
-        | FillError::GivenUp(_)
-        | FillError::Rejected { .. }
-        | FillError::Write(_)
-        | FillError::Relayed(_)
-        | FillError::Behind
-        | FillError::NoResult => answer::failed(error).into(),
-    }
-}
-
-fn bytes_of(span: ByteSpan) -> Range<u64> {
-    span.first..span.last.saturating_add(1)
 }

@@ -2,11 +2,12 @@
 //! is stored in part, or a fetch. Holds no lock.
 
 use super::forward::forward_request;
-use super::parts::{self, PartResult};
+use super::parts;
 use super::request::GenericRequest;
 use super::{deliver, fetch};
 use crate::cache::{Hit, Stale};
 use crate::engine::answer::{self, ClientAnswer};
+use crate::engine::part_result::PartResult;
 use crate::object::{Meta, Variant};
 use crate::outcome::Outcome;
 use crate::policy::generic::reuse::{Reuse, judge};

@@ -92,11 +92,6 @@ impl ExpectedBody {
     }
 }
 
-/// Whether a body of `class` is checked as a whole before a reader sees any of it.
-pub(in crate::fill) fn is_checked_whole(class: Class) -> bool {
-    matches!(class, Class::Narinfo | Class::CacheInfo)
-}
-
 /// What is proven stays fresh for longer.
 pub(in crate::fill) fn better_lifetime(meta: &mut Meta) {
     if let Some(better) = policy::response::lifetime_when_proven(meta.class, meta.proof) {

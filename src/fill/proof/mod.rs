@@ -7,7 +7,7 @@ mod narinfo;
 mod rejected_bodies;
 mod site_keys;
 
-pub(super) use expected::{ExpectedBody, better_lifetime, is_checked_whole};
+pub(super) use expected::{ExpectedBody, better_lifetime};
 pub(super) use narinfo::{cache_info, narinfo};
 pub(super) use rejected_bodies::{Advice, Basis, RejectedBodies, TRIES_MAX};
 pub use site_keys::SiteKeys;

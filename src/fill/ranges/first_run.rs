@@ -31,6 +31,6 @@ pub(super) async fn kept(
 /// The chunks that a stretch lies in.
 pub(super) fn in_chunks(stretch: ByteSpan) -> Range<u64> {
     let first = stretch.first - stretch.first % CHUNK_BYTES;
-    let end = stretch.last.saturating_add(1);
+    let end = stretch.bytes().end;
     first..end.checked_next_multiple_of(CHUNK_BYTES).unwrap_or(u64::MAX)
 }

@@ -56,13 +56,13 @@ impl PartHandle {
     /// for a status.
     pub async fn open(self, span: ByteSpan) -> Result<PartReader, Arc<FillError>> {
         let Self { flight, object, cursor, role, is_learned_now } = self;
-        let end = span.last.saturating_add(1);
-        cursor.set(span.first, end);
+        let asked = span.bytes();
+        cursor.set(asked.start, asked.end);
         // The bytes that came with the head may be here by now: they were fetched for this request.
         let brought = is_learned_now.then_some(match role {
             FillRole::Lead => RangeProvenance::Began,
             FillRole::Follow => RangeProvenance::Joined,
         });
-        PartReader::open(flight, object, cursor, (span.first..end, brought)).await
+        PartReader::open(flight, object, cursor, (asked, brought)).await
     }
 }

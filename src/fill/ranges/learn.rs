@@ -131,7 +131,7 @@ impl HeadLearner {
         let asked = if resources.cache.takes_parts() {
             in_chunks(stretch)
         } else {
-            stretch.first..stretch.last.saturating_add(1)
+            stretch.bytes()
         };
         let question = flight.question(&asked, None).await;
         let asking = flight.request.fetch(&question);

@@ -133,8 +133,8 @@ fn join(
     stretch: Option<ByteSpan>,
 ) -> Option<JoinedFlight> {
     let (role, flight, is_known) = parts.enter(registry, request);
-    let (first, end) = stretch.map_or((0, 0), |s| (s.first, s.last.saturating_add(1)));
-    let cursor = flight.cursors.register(first, end)?;
+    let wanted = stretch.map_or(0..0, ByteSpan::bytes);
+    let cursor = flight.cursors.register(wanted.start, wanted.end)?;
     if role == FillRole::Lead {
         let learning = HeadLearner::new(Arc::clone(&flight));
         let running = RunningCount::begin(&registry.resources.metrics);

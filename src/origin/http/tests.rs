@@ -302,7 +302,7 @@ async fn a_refusal_is_an_answer_to_the_probe_of_a_generic_site_alone() {
     for status in [401, 403] {
         let server = Scripted::always(says(status, "")).await;
         let private = || vec![with_token(&server, &folder, "hush")];
-        let generic = Site { caching: Some(Caching::default()), ..site(private()) };
+        let generic = Site { caching: Some(Arc::default()), ..site(private()) };
         let origins = bench(&generic).origins;
         assert!(origins.probe().await[0].1.is_ok(), "{status}");
         assert!(origins.health()[0].is_up);

@@ -18,7 +18,7 @@ type Piece = Result<Frame<Bytes>, BoxError>;
 
 /// The origins of a generic site.
 fn generic(origins: Vec<Origin>) -> Bench {
-    bench(&Site { caching: Some(Caching::default()), ..site(origins) })
+    bench(&Site { caching: Some(Arc::default()), ..site(origins) })
 }
 
 fn get(path: &str) -> ForwardRequest {
