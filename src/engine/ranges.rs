@@ -13,9 +13,7 @@ use super::answer::{self, ClientAnswer};
 use super::deliver::{self, ReadRequest};
 use super::part_result::{self, PartResult};
 use super::{fetch, lookup};
-use crate::fill::{
-    FillRequest, JoinError, PartConfirmation, PartHandle, PartSearch, RangeOutcome,
-};
+use crate::fill::{FillRequest, JoinError, PartConfirmation, PartHandle, PartSearch, RangeOutcome};
 use crate::object::Meta;
 use crate::outcome::Outcome;
 use crate::policy;
@@ -78,11 +76,7 @@ async fn try_ranged(
 }
 
 /// The answer from an object that is stored in part.
-async fn part(
-    request: &ReadRequest<'_>,
-    wanted: &FillRequest,
-    handle: PartHandle,
-) -> PartResult {
+async fn part(request: &ReadRequest<'_>, wanted: &FillRequest, handle: PartHandle) -> PartResult {
     let (meta, length) = (handle.meta(), Some(handle.length()));
     let stored = || Cow::Borrowed(&meta.headers);
     let selection = policy::selection::select(request.method, request.headers, stored, length);

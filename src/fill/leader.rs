@@ -209,9 +209,7 @@ impl Fill<'_> {
         let origins = u32::try_from(self.request.upstream.origins.len()).unwrap_or(u32::MAX);
         match self.request.bodies().unstored {
             UnstoredBody::AsItComes => 1,
-            UnstoredBody::Checked if self.request.class().is_small() => {
-                TRIES_MAX.max(origins)
-            }
+            UnstoredBody::Checked if self.request.class().is_small() => TRIES_MAX.max(origins),
             UnstoredBody::Checked => TRIES_MAX,
         }
     }
@@ -365,8 +363,7 @@ impl Fill<'_> {
             return PassThroughBody::plain(Arc::new(meta), response);
         }
         let (choice, body_origins) = (&OriginChoice::default(), &BodyOrigins::default());
-        let (coding, keep, expected) =
-            (Coding::Identity, Keep::Never, ExpectedBody::framed());
+        let (coding, keep, expected) = (Coding::Identity, Keep::Never, ExpectedBody::framed());
         let begun = BegunBody { meta, response, coding, keep, expected, choice, body_origins };
         let (meta, body) = self.resumable(begun);
         PassThroughBody::lasting(Arc::new(meta), body)
@@ -467,7 +464,8 @@ impl Fill<'_> {
                 && error.is_broken_off()
                 && let Some(length) = body.total()
             {
-                let salvaging = salvage(self.resources, self.flight.ticket, (meta, length), &growing);
+                let salvaging =
+                    salvage(self.resources, self.flight.ticket, (meta, length), &growing);
                 Box::pin(salvaging).await;
             }
             return Err(error);

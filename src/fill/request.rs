@@ -181,9 +181,8 @@ impl FillRequest {
         let Ok(Some(claim)) = cache.claim(&self.key).await else { return OriginChoice::default() };
         let position = claim.source.and_then(|source| self.upstream.trusted.position(source));
         let Some(position) = position else { return OriginChoice::default() };
-        let is_asked = origins
-            .get(position)
-            .is_some_and(|origin| self.turn(&origin.turns) != AskOrder::Never);
+        let is_asked =
+            origins.get(position).is_some_and(|origin| self.turn(&origin.turns) != AskOrder::Never);
         let is_proven = ExpectedBody::of(&self.path, Some(&claim)).file_hash.is_some();
         if is_proven || !is_asked {
             return OriginChoice { prefer: Some(position), ..OriginChoice::default() };

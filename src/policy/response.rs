@@ -266,9 +266,8 @@ mod tests {
 
     #[test]
     fn a_silent_origin_leaves_the_lifetime_to_the_site() {
-        let admission = stored(
-            &[("content-length", "7"), ("etag", "\"a\""), ("server", "x"), ("date", DATE)],
-        );
+        let admission =
+            stored(&[("content-length", "7"), ("etag", "\"a\""), ("server", "x"), ("date", DATE)]);
         assert_eq!(admission.lifetime, Lifetime::Seconds(86_400));
         assert_eq!(admission.age_at_response, 2);
         assert_eq!(admission.coding, Coding::Identity);

@@ -15,7 +15,7 @@
 use super::deliver::{self, Delivery, StoredPart};
 use super::fetch;
 use super::request::GenericRequest;
-use crate::engine::answer::{self, ClientAnswer};
+use crate::engine::answer;
 use crate::engine::part_result::{self, PartResult};
 use crate::fill::{PartConfirmation, PartHandle, PartSearch, RangeOutcome};
 use crate::origin::Response;

@@ -3,7 +3,7 @@
 
 use crate::cache::ClaimUnknown;
 use crate::fill::error::Rejection;
-use crate::nix::{Class, class};
+use crate::nix::class;
 use crate::object::{Meta, NarClaim, Proof, Sha256};
 use crate::policy;
 

@@ -128,11 +128,8 @@ impl HeadLearner {
     async fn by_get(&self, stretch: ByteSpan) -> Result<(), FillError> {
         let flight = &self.flight;
         let resources = flight.resources();
-        let asked = if resources.cache.takes_parts() {
-            in_chunks(stretch)
-        } else {
-            stretch.bytes()
-        };
+        let asked =
+            if resources.cache.takes_parts() { in_chunks(stretch) } else { stretch.bytes() };
         let question = flight.question(&asked, None).await;
         let asking = flight.request.fetch(&question);
         match flight.cursors.readers.while_open(asking).await?? {
@@ -160,11 +157,7 @@ impl HeadLearner {
         Ok(())
     }
 
-    async fn found_part(
-        &self,
-        mut response: Response,
-        asked: Range<u64>,
-    ) -> Result<(), FillError> {
+    async fn found_part(&self, mut response: Response, asked: Range<u64>) -> Result<(), FillError> {
         let request = &self.flight.request;
         let Some((span, Some(length))) = continuation::part(&response.headers) else {
             if self.flight.request.is_page() {
@@ -228,7 +221,8 @@ impl HeadLearner {
             resources.metrics.rejected_bodies.with_label_values(labels).inc();
             return Err(FillError::Rejected { origin, rejection });
         }
-        let identity = Arc::new(PartIdentity::new(&admitted.meta, length, BodyCheck::of(&expected)));
+        let identity =
+            Arc::new(PartIdentity::new(&admitted.meta, length, BodyCheck::of(&expected)));
         // What was asked for while the disk took nothing may begin within a chunk.
         let fits = begun.as_ref().is_none_or(|(response, asked)| {
             asked.start.is_multiple_of(CHUNK_BYTES) && identity.check(asked, response).is_ok()
@@ -246,14 +240,12 @@ impl HeadLearner {
         };
         match (part, begun) {
             (Some(part), begun) => {
-                let begun =
-                    begun.map(|(response, asked)| flight.begun(&identity, response, asked));
+                let begun = begun.map(|(response, asked)| flight.begun(&identity, response, asked));
                 kept(flight, object(PartDelivery::Kept(part.clone())), &part, begun).await;
             }
             (None, Some((response, _))) if flight.request.is_page() => self.alone(response),
             (None, begun) => {
-                let begun =
-                    begun.map(|(response, asked)| flight.begun(&identity, response, asked));
+                let begun = begun.map(|(response, asked)| flight.begun(&identity, response, asked));
                 let begun = Mutex::new(begun.map(Box::new));
                 let kind = PartDelivery::Passing { meta: Arc::new(meta), begun };
                 flight.announce(PartOutcome::Known(object(kind)));

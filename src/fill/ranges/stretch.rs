@@ -33,11 +33,7 @@ pub(super) struct LaterHead {
 
 impl PartFlight {
     /// The question for the bytes `asked`, of an object of this length, if that is known.
-    pub(super) async fn question(
-        &self,
-        asked: &Range<u64>,
-        length: Option<u64>,
-    ) -> OriginQuestion {
+    pub(super) async fn question(&self, asked: &Range<u64>, length: Option<u64>) -> OriginQuestion {
         let is_to_end = asked.end == u64::MAX || length == Some(asked.end);
         let last = (!is_to_end).then(|| asked.end.saturating_sub(1));
         let choice = self.resources().choice(&self.request).await;
@@ -85,7 +81,9 @@ impl PartFlight {
             if !self.request.rules().permits_part(&later.head()) {
                 return Err(FillError::Changed);
             }
-        } else if self.request.is_page() && response.headers.get(header::ETAG) != identity.etag.as_ref() {
+        } else if self.request.is_page()
+            && response.headers.get(header::ETAG) != identity.etag.as_ref()
+        {
             return Err(FillError::Changed);
         } else {
             return Err(FillError::Unranged);

@@ -7,7 +7,7 @@ use super::super::testing::{
 };
 use super::super::{ForwardRequest, OriginUrl, exchange};
 use super::resolve;
-use crate::config::{Caching, CertificateFiles, Login, Origin, Site};
+use crate::config::{CertificateFiles, Login, Origin, Site};
 use bytes::Bytes;
 use http::{HeaderValue, Uri, header};
 use http_body_util::Full;

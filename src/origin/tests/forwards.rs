@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::client::{BoxError, OutboundBody, UploadError};
-use crate::config::{Caching, S3Credentials, Site};
+use crate::config::{S3Credentials, Site};
 use ::http::{HeaderValue, Method, header};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
