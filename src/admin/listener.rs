@@ -135,7 +135,7 @@ async fn accept(listener: TcpListener, shared: Arc<AdminState>, tasks: Tasks) {
             Some((Ok((stream, peer)), place)) => {
                 let turn = ConnectionTurn::new(number, Arc::clone(&waiting));
                 let connection =
-                    serve(stream, peer, (place, turn), Arc::clone(&shared), tasks.clone());
+                    serve(stream, peer, place, turn, Arc::clone(&shared), tasks.clone());
                 tasks.spawn("admin connection", connection);
             }
             Some((Err(error), _)) => {
@@ -184,7 +184,8 @@ impl Drop for ConnectionTurn {
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
-    (_place, turn): (OwnedSemaphorePermit, ConnectionTurn),
+    _place: OwnedSemaphorePermit,
+    turn: ConnectionTurn,
     shared: Arc<AdminState>,
     tasks: Tasks,
 ) {

@@ -39,7 +39,7 @@ impl Cache {
         let Some((by, claim)) = store.claim(key).await? else { return Ok(None) };
         let found = HeldClaim { claim: claim.clone(), by: Claimant::Stored(by), since, order: 0 };
         let heat = || self.memory.heat_claim(key, found, seen);
-        let heated = self.heating.leave_hash(since, (key.site(), by), heat);
+        let heated = self.heating.leave_hash(since, key.site(), by, heat);
         Ok(Some(heated.map_or(claim, |held| held.claim)))
     }
 

@@ -143,7 +143,8 @@ impl Fence {
     pub fn leave_hash<T>(
         &self,
         purges: u64,
-        (site, hash): (&str, KeyHash),
+        site: &str,
+        hash: KeyHash,
         publish: impl FnOnce() -> T,
     ) -> Option<T> {
         let raised = self.raised.read();

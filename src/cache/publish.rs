@@ -163,7 +163,7 @@ impl Cache {
         let place: PutOnDisk = Box::new(move |permit| {
             proven.seal()?.commit_if(meta, claim, ticket.publications, permit)
         });
-        self.publish_on((&tasks, patience), Box::new(publication), place).await
+        self.publish_on(&tasks, patience, Box::new(publication), place).await
     }
 
     /// Publishes a large object that `place` puts on a disk. `tasks` are the threads of that disk.
@@ -173,13 +173,14 @@ impl Cache {
         publication: Publication,
         place: PutOnDisk,
     ) -> Result<CachedObject, PublishError> {
-        self.publish_on((tasks, LARGE_PATIENCE), Box::new(publication), place).await
+        self.publish_on(tasks, LARGE_PATIENCE, Box::new(publication), place).await
     }
 
     /// Publishes on the threads of a disk, and gives up if that takes longer than it may.
     async fn publish_on(
         &self,
-        (tasks, patience): (&Tasks, Duration),
+        tasks: &Tasks,
+        patience: Duration,
         publication: Box<Publication>,
         place: PutOnDisk,
     ) -> Result<CachedObject, PublishError> {

@@ -65,7 +65,9 @@ pub struct LifetimeRule {
 impl Lifetimes {
     /// How long a 200 of `class` stays fresh if no rule says otherwise.
     pub fn fresh(&self, class: Class) -> Duration {
-        self.fresh.get(class.index()).copied().unwrap_or_default()
+        let fresh = self.fresh.get(class.index());
+        debug_assert!(fresh.is_some(), "each class has a lifetime");
+        fresh.copied().unwrap_or_default()
     }
 
     /// What counts for the object at `path`.

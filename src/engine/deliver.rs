@@ -145,7 +145,8 @@ async fn proven_length(growing: &Growing) -> Option<u64> {
 pub(super) fn passing(
     request: &ReadRequest<'_>,
     passing: PassThroughBody,
-    (role, flight): (FillRole, &Flight),
+    role: FillRole,
+    flight: &Flight,
 ) -> ClientAnswer {
     let outcome = match role {
         FillRole::Follow if passing.is_shared() => Outcome::Collapsed,

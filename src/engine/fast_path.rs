@@ -71,7 +71,7 @@ impl Engine {
         }
         let path = Path::plain(request.target);
         let Some((hit, class)) = lookup::in_memory(&self.cache, site, &path, moment.edge) else {
-            return self.fast_path_file(request, connection, (site, path), moment, out);
+            return self.fast_path_file(request, connection, site, path, moment, out);
         };
         if site_pages::may_adapt(class) {
             return None;
@@ -101,7 +101,8 @@ impl Engine {
         self: &Arc<Self>,
         request: &SimpleRequest<'_>,
         connection: &Arc<ClientConnection>,
-        (site, path): (&Arc<ServedSite>, Path<'_>),
+        site: &Arc<ServedSite>,
+        path: Path<'_>,
         moment: Moment,
         out: &mut Vec<u8>,
     ) -> Option<FastAnswer<AnswerBody>> {

@@ -55,7 +55,7 @@ pub(super) async fn fill(
     };
     let fallback = fallback.as_ref();
     match joined {
-        Ok(joined) => Ok(flight_answer(request, wanted, (stale, fallback), joined).await),
+        Ok(joined) => Ok(flight_answer(request, wanted, stale, fallback, joined).await),
         Err(JoinError::Ended) => Err(LookAgain),
         Err(JoinError::NoRoom) => Ok(StaleFallback::or(fallback, request, answer::shed)),
         Err(JoinError::Wrong { seconds }) => {
@@ -69,11 +69,13 @@ pub(super) async fn fill(
 pub(super) async fn flight_answer(
     request: &ReadRequest<'_>,
     wanted: &FillRequest,
-    (stale, fallback): (Option<Stale>, Option<&StaleFallback>),
+    stale: Option<Stale>,
+    fallback: Option<&StaleFallback>,
     mut joined: (FillRole, FlightReader),
 ) -> ClientAnswer {
     for turn in 0..=TURNS_MAX {
-        match try_flight_answer(request, wanted, fallback, joined).await {
+        let (role, flight) = joined;
+        match try_flight_answer(request, wanted, fallback, role, flight).await {
             Ok(answer) => return answer,
             Err(BodyGone::Late) if turn < TURNS_MAX => {}
             Err(BodyGone::Late | BodyGone::ByAnother) => break,
@@ -95,7 +97,8 @@ async fn try_flight_answer(
     request: &ReadRequest<'_>,
     wanted: &FillRequest,
     fallback: Option<&StaleFallback>,
-    (role, flight): (FillRole, FlightReader),
+    role: FillRole,
+    flight: FlightReader,
 ) -> Result<ClientAnswer, BodyGone> {
     let landed = match fallback {
         None => flight.outcome().await,
@@ -126,7 +129,7 @@ async fn try_flight_answer(
         FillOutcome::Head { admitted, length } => deliver::head(request, &admitted.meta, length),
         FillOutcome::Absent(meta) => deliver::absent(request, &meta, by(Outcome::Absent)),
         FillOutcome::Passing => match flight.take_passing(wanted.asker) {
-            Some(passing) => deliver::passing(request, passing, (role, &flight)),
+            Some(passing) => deliver::passing(request, passing, role, &flight),
             None if flight.is_too_late() => return Err(BodyGone::Late),
             None => return Err(BodyGone::ByAnother),
         },
@@ -145,7 +148,7 @@ async fn pass(
     let own = request.engine.fills.pass(wanted).await;
     match own.outcome().await {
         FillOutcome::Passing => match own.take_passing(wanted.asker) {
-            Some(passing) => deliver::passing(request, passing, (FillRole::Lead, &own)),
+            Some(passing) => deliver::passing(request, passing, FillRole::Lead, &own),
             None => answer::untaken(),
         },
         FillOutcome::Whole { found, .. } => deliver::found(request, &found, Outcome::Pass.into()),

@@ -129,13 +129,14 @@ impl FileFallback {
             let own = fills.pass(&wanted).await;
             return self.passing(own.take_passing(wanted.asker), offset);
         }
-        self.landed((&flight, landed), passing, offset)
+        self.landed(&flight, landed, passing, offset)
     }
 
     /// The result of a flight, or the body that passes through it, if it is the same object.
     fn landed(
         &self,
-        (flight, landed): (&FlightReader, FillOutcome),
+        flight: &FlightReader,
+        landed: FillOutcome,
         passing: Option<PassThroughBody>,
         offset: u64,
     ) -> Result<BodySource, FallbackError> {

@@ -52,7 +52,8 @@ impl Multipart {
     /// source of each range. None if the system has no random numbers.
     pub(super) fn of(
         spans: &[ByteSpan],
-        (length, content_type): (u64, Option<&HeaderValue>),
+        length: u64,
+        content_type: Option<&HeaderValue>,
         source: impl Fn(ByteSpan) -> MultipartSegment,
     ) -> Option<Self> {
         let Boundary(boundary) = Boundary::draw()?;
@@ -137,7 +138,7 @@ mod tests {
             let (first, last) = (at(span.first), at(span.last));
             MultipartSegment::Bytes(body.slice(first..=last))
         };
-        let made = Multipart::of(&spans, (10, Some(&kind)), source).unwrap();
+        let made = Multipart::of(&spans, 10, Some(&kind), source).unwrap();
         let boundary = made.content_type.to_str().unwrap().split_once('=').unwrap().1.to_owned();
         let (mut body, mut all) = (made.body, Vec::new());
         loop {
@@ -164,7 +165,7 @@ mod tests {
     async fn a_stretch_that_ends_early_is_an_error() {
         let spans = [ByteSpan { first: 0, last: 4 }, ByteSpan { first: 6, last: 7 }];
         let source = |_| MultipartSegment::Bytes(Bytes::from_static(b"01"));
-        let made = Multipart::of(&spans, (10, None), source).unwrap();
+        let made = Multipart::of(&spans, 10, None, source).unwrap();
         let mut body = made.body;
         let failed = loop {
             let (rest, piece) = body.read(1 << 10).await;

@@ -54,7 +54,7 @@ async fn try_ranged(
     match request.engine.fills.part(wanted, PartSearch::Asked(ranges)).await {
         RangeOutcome::Known(handle) => part(request, wanted, handle).await,
         RangeOutcome::Whole(role, flight) => {
-            fetch::flight_answer(request, wanted, (None, None), (role, flight)).await.into()
+            fetch::flight_answer(request, wanted, None, None, (role, flight)).await.into()
         }
         RangeOutcome::Again => {
             // A fill has ended since, so its object may be stored now.
@@ -107,7 +107,7 @@ async fn part(request: &ReadRequest<'_>, wanted: &FillRequest, handle: PartHandl
     let meta = handle.meta();
     match selection {
         Selection::Whole => PartResult::Nothing,
-        Selection::Part(span) => part_of(request, (&meta, handle), span, hit).await,
+        Selection::Part(span) => part_of(request, &meta, handle, span, hit).await,
         Selection::NotModified
         | Selection::PreconditionFailed
         | Selection::Unsatisfiable { .. } => {
@@ -121,7 +121,8 @@ async fn part(request: &ReadRequest<'_>, wanted: &FillRequest, handle: PartHandl
 
 async fn part_of(
     request: &ReadRequest<'_>,
-    (meta, handle): (&Arc<Meta>, PartHandle),
+    meta: &Arc<Meta>,
+    handle: PartHandle,
     span: ByteSpan,
     hit: Outcome,
 ) -> PartResult {

@@ -67,14 +67,15 @@ impl CheckedBodySeed {
     /// sends it.
     pub(super) async fn rest(
         &self,
-        (received, given): (u64, digest::Context),
+        received: u64,
+        given: digest::Context,
     ) -> Result<Box<CheckedBody>, FillError> {
         let avoid = self.resources.avoided(&self.meta.key);
         let mut body = self.seed.clone().rest(received, &avoid);
         body.begin().await?;
         let (meta, resources) = (Arc::clone(&self.meta), Arc::clone(&self.resources));
         let checked =
-            CheckedBody::from_basis((meta, body, self.expected), resources, self.basis.clone());
+            CheckedBody::from_basis(meta, body, self.expected, resources, self.basis.clone());
         Ok(Box::new(CheckedBody { given, received, ..*checked }))
     }
 }
@@ -89,11 +90,13 @@ impl CheckedBody {
         ticket: FenceEpoch,
     ) -> Box<Self> {
         let basis = resources.rejected_bodies.basis(ticket, &meta.key, &resources.cache);
-        Self::from_basis((meta, body, expected), resources, basis)
+        Self::from_basis(meta, body, expected, resources, basis)
     }
 
     fn from_basis(
-        (meta, body, expected): (Arc<Meta>, ResumableBody, ExpectedBody),
+        meta: Arc<Meta>,
+        body: ResumableBody,
+        expected: ExpectedBody,
         resources: Arc<Resources>,
         basis: Basis,
     ) -> Box<Self> {

@@ -305,7 +305,7 @@ impl Fill<'_> {
         let AdmittedAnswer { meta, keep, coding, own, upstream_status, after } =
             request.admit(&response)?;
         self.flight.set_upstream_status(upstream_status);
-        self.note_sharing((keep, after), &response);
+        self.note_sharing(keep, after, &response);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
         if keep == Keep::Never && request.bodies().unstored == UnstoredBody::AsItComes {
             self.flight.announce_pass_through(self.as_it_comes(meta, response));
@@ -343,7 +343,7 @@ impl Fill<'_> {
     }
 
     /// Remembers whether other requests may share the answers of this object.
-    fn note_sharing(&self, (keep, after): (Keep, AfterPass), response: &Response) {
+    fn note_sharing(&self, keep: Keep, after: AfterPass, response: &Response) {
         let (key, hit_for_miss) = (&self.request.key, &self.resources.hit_for_miss);
         match (keep, after) {
             (Keep::IfVerified, _) => hit_for_miss.end(key),
@@ -404,7 +404,7 @@ impl Fill<'_> {
         }
         let collected = collected.freeze();
         let is_provable = expected.is_provable(body.total());
-        let judged = self.judge(&meta, (expected, body_origins), &collected, coding);
+        let judged = self.judge(&meta, expected, body_origins, &collected, coding);
         let (proof, claim) = judged.map_err(|rejection| rejected(&meta, rejection))?;
         let is_whole = is_provable || matches!(proof, Proof::SignedBy(_));
         meta.proof = proof;
@@ -428,7 +428,8 @@ impl Fill<'_> {
     fn judge(
         &self,
         meta: &Meta,
-        (expected, body_origins): (ExpectedBody, &BodyOrigins),
+        expected: ExpectedBody,
+        body_origins: &BodyOrigins,
         body: &Bytes,
         coding: Coding,
     ) -> Result<(Proof, Option<ClaimOf>), Rejection> {
@@ -436,7 +437,7 @@ impl Fill<'_> {
             proof::cache_info(body)?;
         }
         if meta.class == Class::Narinfo {
-            return proof::narinfo((&self.request.upstream, body_origins), &meta.key, body, coding);
+            return proof::narinfo(&self.request.upstream, body_origins, &meta.key, body, coding);
         }
         expected.check(Sha256::of(body), body.len() as u64).map(|proof| (proof, None))
     }
@@ -464,8 +465,7 @@ impl Fill<'_> {
                 && error.is_broken_off()
                 && let Some(length) = body.total()
             {
-                let salvaging =
-                    salvage(self.resources, self.flight.ticket, (meta, length), &growing);
+                let salvaging = salvage(self.resources, self.flight.ticket, meta, length, &growing);
                 Box::pin(salvaging).await;
             }
             return Err(error);

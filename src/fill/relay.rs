@@ -443,7 +443,7 @@ impl RelayReader {
         let resources = seed.resources();
         let place = resources.places.wait(&demand, &FillReaders::default(), deadline).await;
         let running = RunningCount::begin(&resources.metrics);
-        let body = seed.rest((position, self.had.clone())).await?;
+        let body = seed.rest(position, self.had.clone()).await?;
         drop(place);
         Ok(Box::new(SoloFetch { body, _running: running }))
     }

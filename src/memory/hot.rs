@@ -139,6 +139,7 @@ impl Hot {
             }
         });
         let values = values.collect();
+        debug_assert!(key.len() <= body_start && body_start <= text.len(), "the parts of the text");
         let noted = AtomicU32::new(u32::MAX);
         Self {
             facts: meta.facts(),

@@ -88,7 +88,8 @@ impl KeyRing {
     pub(super) fn new(
         origin: Arc<str>,
         source: KeySource,
-        (clock, skew): (Clock, Arc<Skew>),
+        clock: Clock,
+        skew: Arc<Skew>,
         meters: OriginMeters,
         tasks: Tasks,
     ) -> Self {

@@ -178,15 +178,16 @@ pub(super) fn standing(status: StatusCode) -> AnswerStanding {
 
 /// What an origin that only knows objects said to `ask`, as an answer of HTTP.
 pub(super) fn as_response(
-    (ask, reply): (&Ask, OriginReply),
+    ask: &Ask,
+    reply: OriginReply,
     now: Moment,
     origin: usize,
     name: &Arc<str>,
 ) -> Response {
     match reply {
         OriginReply::Found(response) => *response,
-        OriginReply::NotModified(heard) => own(StatusCode::NOT_MODIFIED, heard, (origin, name)),
-        OriginReply::Absent(heard, _) => own(StatusCode::NOT_FOUND, heard, (origin, name)),
+        OriginReply::NotModified(heard) => own(StatusCode::NOT_MODIFIED, heard, origin, name),
+        OriginReply::Absent(heard, _) => own(StatusCode::NOT_FOUND, heard, origin, name),
         OriginReply::Changed => {
             let heard = unheard(now, HeaderMap::new());
             // Without a condition it can only mean the range.
@@ -194,7 +195,7 @@ pub(super) fn as_response(
                 Some(_) => StatusCode::PRECONDITION_FAILED,
                 None => StatusCode::RANGE_NOT_SATISFIABLE,
             };
-            own(status, heard, (origin, name))
+            own(status, heard, origin, name)
         }
     }
 }
@@ -203,12 +204,12 @@ pub(super) fn as_response(
 pub(super) fn read_only(now: Moment, origin: usize, name: &Arc<str>) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    own(StatusCode::METHOD_NOT_ALLOWED, unheard(now, headers), (origin, name))
+    own(StatusCode::METHOD_NOT_ALLOWED, unheard(now, headers), origin, name)
 }
 
 /// The answer to a client's request of an origin that only knows objects, and has none here.
 pub(super) fn nowhere(now: Moment, origin: usize, name: &Arc<str>) -> Response {
-    own(StatusCode::NOT_FOUND, unheard(now, HeaderMap::new()), (origin, name))
+    own(StatusCode::NOT_FOUND, unheard(now, HeaderMap::new()), origin, name)
 }
 
 fn unheard(now: Moment, headers: HeaderMap) -> ResponseHead {
@@ -217,7 +218,7 @@ fn unheard(now: Moment, headers: HeaderMap) -> ResponseHead {
 
 /// An answer with a body of this cache's own: the error document of a bucket is no page for a
 /// client.
-fn own(status: StatusCode, heard: ResponseHead, (origin, name): (usize, &Arc<str>)) -> Response {
+fn own(status: StatusCode, heard: ResponseHead, origin: usize, name: &Arc<str>) -> Response {
     let ResponseHead { mut headers, request_time, response_time } = heard;
     let text = if status == StatusCode::NOT_MODIFIED {
         Bytes::new()

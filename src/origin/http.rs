@@ -71,7 +71,8 @@ impl HttpOrigin {
         wire: Wire,
         base: &Uri,
         redirects_to: &[String],
-        (keeper, elsewhere): (Keeper, Option<Client>),
+        keeper: Keeper,
+        elsewhere: Option<Client>,
     ) -> Self {
         // A checked configuration has both.
         let base = BaseUrl {

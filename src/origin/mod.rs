@@ -491,7 +491,7 @@ impl Setup<'_> {
                     None
                 };
                 let keeper = Keeper::new(origin, base, self.tasks.clone());
-                OriginKind::Http(Box::new(HttpOrigin::new(wire, base, hosts, (keeper, elsewhere))))
+                OriginKind::Http(Box::new(HttpOrigin::new(wire, base, hosts, keeper, elsewhere)))
             }
             OriginUrl::File(root) => OriginKind::Folder(Box::new(FolderOrigin {
                 name: origin.name.as_str().into(),

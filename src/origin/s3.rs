@@ -60,9 +60,9 @@ impl S3Origin {
         let source =
             KeySource::new(config.credentials.clone(), aws_region, endpoints, tasks.clone());
         let skew = Arc::<Skew>::default();
-        let time = (wire.clock.clone(), Arc::clone(&skew));
-        let (name, meters) = (Arc::clone(&wire.name), wire.meters.clone());
-        let keys = KeyRing::new(name, source, time, meters, tasks);
+        let (name, clock) = (Arc::clone(&wire.name), wire.clock.clone());
+        let (time, meters) = (Arc::clone(&skew), wire.meters.clone());
+        let keys = KeyRing::new(name, source, clock, time, meters, tasks);
         Ok(Self { wire, base, region, fields, keys, skew, is_bucket_seen: AtomicBool::new(false) })
     }
 

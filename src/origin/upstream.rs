@@ -229,7 +229,7 @@ impl Upstream {
             ForwardedGet::Object(ask) => {
                 let ask = Ask { reason: Some(purpose.reason), ..*ask };
                 let reply = self.kind.ask(&ask).await?;
-                Ok(forward::as_response((&ask, reply), now, self.position, &self.name))
+                Ok(forward::as_response(&ask, reply, now, self.position, &self.name))
             }
             ForwardedGet::Nothing => Ok(forward::nowhere(now, self.position, &self.name)),
             ForwardedGet::Write => Ok(forward::read_only(now, self.position, &self.name)),

@@ -352,7 +352,8 @@ pub(crate) fn look<T>(act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 /// Writes `length` bytes at `offset`.
 pub(crate) fn write<T>(
     file: &File,
-    (offset, length): (u64, usize),
+    offset: u64,
+    length: usize,
     act: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
     run("write", true, |disk| disk.keep_write(file, offset, length), act, |_| ())

@@ -282,7 +282,7 @@ impl Catalog {
     }
 
     /// Shows what has become of a part; if it is not counted yet, the count itself will.
-    pub(super) fn show_part(&self, hash: KeyHash, objects: i64, (charge, before): (u64, u64)) {
+    pub(super) fn show_part(&self, hash: KeyHash, objects: i64, charge: u64, before: u64) {
         self.counted_parts.change(hash, [objects, signed(charge) - signed(before)]);
     }
 }

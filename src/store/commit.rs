@@ -88,12 +88,12 @@ pub(super) fn place(
     }
     let access = catalog.index.access();
     let index = access.open()?;
-    if is_outdated(index, hash, (meta.response_time, since))? {
+    if is_outdated(index, hash, meta.response_time, since)? {
         return Ok(None);
     }
     // Numbered under the stripe: of two insertions of a key the later one has the higher
     // number.
-    let head = new_head(catalog, (length, sha256), &body, &meta, claim.as_ref());
+    let head = new_head(catalog, length, sha256, &body, &meta, claim.as_ref());
     let record = format::encode_record(&head, &meta).map_err(unencodable)?;
     let rows = Rows::of(&record, &head, &meta, claim).map_err(unencodable)?;
     name_file(store, index, hash, &head, &record, &mut body)?;
@@ -141,7 +141,8 @@ pub(super) fn place(
 /// The head of a new insertion.
 fn new_head(
     catalog: &Catalog,
-    (length, sha256): (u64, Sha256),
+    length: u64,
+    sha256: Sha256,
     body: &SealedBody,
     meta: &Meta,
     claim: Option<&(Key, NarClaim)>,
@@ -162,7 +163,7 @@ fn new_head(
 /// Unlinks the files of what an object took the place of.
 fn unlink_replaced(catalog: &Catalog, index: &Keyspaces, hash: KeyHash, gone: &Replacement) {
     if let Some(part) = gone.part {
-        catalog.show_part(hash, -1, (0, part.charge));
+        catalog.show_part(hash, -1, 0, part.charge);
         catalog.unlink(index, hash, part.sequence);
     }
     for (entry, _) in gone.whole.iter().filter(|(_, place)| place.is_file()) {
@@ -186,7 +187,7 @@ fn name_file(
     catalog.faults.reach("a trailer is to be written");
     // Nothing is evicted here, under the locks: the trailer's space was promised.
     let file = new.file();
-    files::write(file, (head.length, trailer.len()), || file.write_all_at(&trailer, head.length))
+    files::write(file, head.length, trailer.len(), || file.write_all_at(&trailer, head.length))
         .map_err(|source| WriteError::Io { operation: "write", source })?;
     #[cfg(test)]
     catalog.faults.reach("a file is to be noted");
@@ -302,7 +303,8 @@ pub struct ConfirmedBody {
 fn is_outdated(
     index: &Keyspaces,
     hash: KeyHash,
-    (response_time, since): (Timestamp, u64),
+    response_time: Timestamp,
+    since: u64,
 ) -> Result<bool, IndexError> {
     let Some(row) = index.record(hash)? else { return Ok(false) };
     if format::decode_head(&row).is_ok_and(|head| head.sequence < since) {

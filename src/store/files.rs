@@ -33,11 +33,12 @@ pub(super) fn look<T>(act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 #[cfg_attr(not(test), expect(unused_variables, reason = "simulations undo it"))]
 pub(super) fn write<T>(
     file: &File,
-    (offset, length): (u64, usize),
+    offset: u64,
+    length: usize,
     act: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
     #[cfg(test)]
-    return crate::simulation::disk::write(file, (offset, length), act);
+    return crate::simulation::disk::write(file, offset, length, act);
     #[cfg(not(test))]
     act()
 }

@@ -95,7 +95,8 @@ impl Store {
     /// while after repeated errors of the disk.
     pub(super) async fn reserve(
         &self,
-        (key, length): (&Key, Option<u64>),
+        key: &Key,
+        length: Option<u64>,
         displaces: Displaces,
     ) -> Result<Reservation, WriteError> {
         let (store, hash) = (Arc::clone(&self.disk), key.hash());

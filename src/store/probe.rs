@@ -76,7 +76,7 @@ fn try_everything(store: &DiskStore) -> Result<(), WriteError> {
     let new =
         reserve::evicting_once(catalog, PROBE.len() as u64, "probe", || catalog.folder.new_file())?;
     let write = || new.file().write_all_at(&PROBE, 0);
-    files::write(new.file(), (0, PROBE.len()), write).map_err(failed)?;
+    files::write(new.file(), 0, PROBE.len(), write).map_err(failed)?;
     files::sync(new.file()).map_err(failed)?;
     drop(new);
     // Its answer is in the flag that says whether it is to be opened again.

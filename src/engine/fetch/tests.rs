@@ -95,7 +95,7 @@ async fn too_late(next: Option<Vec<u8>>) -> (StatusCode, Outcome, Vec<(&'static 
     let (connection, routed) = (&connection, &routed);
     let request =
         ReadRequest { method, headers: &headers, connection, engine: &engine, routed, now };
-    let answer = flight_answer(&request, &wanted, (None, None), (FillRole::Follow, flight)).await;
+    let answer = flight_answer(&request, &wanted, None, None, (FillRole::Follow, flight)).await;
     while let Ok(Some(_)) = passing.chunk(MIB).await {}
     let idle = async {
         while engine.metrics.fills_running.get() > 0 {

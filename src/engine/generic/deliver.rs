@@ -129,7 +129,8 @@ impl Delivery<'_> {
         self,
         passing: PassThroughBody,
         range: ContentRange,
-        (skipped, sent): (u64, u64),
+        skipped: u64,
+        sent: u64,
     ) -> ClientAnswer {
         let mut headers = self.head();
         headers.insert(header::CONTENT_RANGE, range.to_header_value());
@@ -207,7 +208,7 @@ impl Delivery<'_> {
             | ResponseContent::Part(..)
             | ResponseContent::Nothing => Several::AsWhole,
         };
-        select(method, &parts.headers, &self.meta.headers, (self.length, several))
+        select(method, &parts.headers, &self.meta.headers, self.length, several)
     }
 
     fn body(&self, content: ResponseContent<'_>, first: u64, sent: Option<u64>) -> AnswerBody {
@@ -237,14 +238,16 @@ impl Delivery<'_> {
                 first,
             );
         }
-        MultipartSegment::Bytes(slice(&in_memory(found).unwrap_or_default(), first, sent))
+        let body = in_memory(found);
+        debug_assert!(body.is_some(), "what is no file is in memory");
+        MultipartSegment::Bytes(slice(&body.unwrap_or_default(), first, sent))
     }
 
     fn multipart(&self, content: &ResponseContent<'_>, spans: &[ByteSpan]) -> Option<Multipart> {
         let ResponseContent::Found(found) = content else { return None };
         let content_type = self.meta.headers.get(header::CONTENT_TYPE);
         let source = |span: ByteSpan| self.segment(found, span.first, Some(span.length()));
-        Multipart::of(spans, (self.length?, content_type), source)
+        Multipart::of(spans, self.length?, content_type, source)
     }
 
     fn several(&self, mut headers: HeaderMap, made: Multipart) -> ClientAnswer {

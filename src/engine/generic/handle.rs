@@ -59,7 +59,7 @@ pub(in crate::engine) fn answer(
     let (engine, connection) = (Arc::clone(engine), Arc::clone(connection));
     Answering::Later(Box::pin(async move {
         let IncomingRequest { parts, site, passed, body } = asked;
-        let answer = generic_answer(&engine, &parts, (&site, &passed), body, &connection, now);
+        let answer = generic_answer(&engine, &parts, &site, &passed, body, &connection, now);
         let mut answer = with_interims(&connection, Box::pin(answer)).await;
         if let Some(caching) = &site.upstream.site.caching {
             fields::dress(&mut answer.headers, caching);
@@ -71,7 +71,8 @@ pub(in crate::engine) fn answer(
 async fn generic_answer(
     engine: &Arc<Engine>,
     parts: &Parts,
-    (site, passed): (&Arc<ServedSite>, &CdnLoop),
+    site: &Arc<ServedSite>,
+    passed: &CdnLoop,
     body: Option<OutboundBody>,
     connection: &Arc<ClientConnection>,
     now: Timestamp,
@@ -89,7 +90,7 @@ async fn generic_answer(
     if fields::has_further_coding(&parts.headers) {
         return answer::refused(RequestRefusal::TransferCoding);
     }
-    let target = match GenericTarget::of(&parts.uri, (site, caching), address, bytes_max) {
+    let target = match GenericTarget::of(&parts.uri, site, caching, address, bytes_max) {
         Ok(target) => target,
         Err(error) => return answer::refused(RequestRefusal::Path(error)),
     };

@@ -115,7 +115,7 @@ async fn known(
     if must_be_here && !handle.holds(&span.bytes()) {
         return PartResult::Nothing;
     }
-    part_of(request, handle, (selected, span), hit).await
+    part_of(request, handle, selected, span, hit).await
 }
 
 /// Whether a stored part may be used for this request. It is confirmed if it must be. If all of
@@ -136,7 +136,7 @@ async fn usable(
     if wishes.wants_stored_only() {
         return PartUse::No(answer::refused(RequestRefusal::NotStored).into());
     }
-    let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, (outage, request.now));
+    let may_bridge = |outage| may_bridge(&meta, &directives, wishes, rule, outage, request.now);
     let wait = match reuse {
         Reuse::ServeAndRefresh => Some(Duration::ZERO),
         Reuse::Serve | Reuse::Confirm => {
@@ -160,7 +160,8 @@ async fn usable(
 async fn part_of(
     request: &GenericRequest<'_>,
     handle: PartHandle,
-    (selected, span): (GenericSelection, ByteSpan),
+    selected: GenericSelection,
+    span: ByteSpan,
     hit: Outcome,
 ) -> PartResult {
     let (length, is_new) = (handle.length(), handle.is_learned_now());
@@ -197,6 +198,8 @@ fn alone(
     }
     let passing = passing(response);
     let (meta, range) = (Arc::clone(&passing.meta), ContentRange::Part { span, length });
-    let sent = (span.first - here.first, span.length());
-    Delivery::of(request, &meta, None, Outcome::Pass).sliced(passing, range, sent).into()
+    let skipped = span.first - here.first;
+    Delivery::of(request, &meta, None, Outcome::Pass)
+        .sliced(passing, range, skipped, span.length())
+        .into()
 }

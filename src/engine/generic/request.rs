@@ -51,7 +51,7 @@ impl GenericRequest<'_> {
     /// Whether this request may get `stale` if an origin has no usable answer.
     pub(super) fn may_bridge(&self, stale: &CachedObject, outage: Outage) -> bool {
         let (meta, rule) = (stale.meta(), self.caching.rule(self.target.key.path()));
-        may_bridge(&meta, &self.directives(&meta), &self.wishes, rule, (outage, self.now))
+        may_bridge(&meta, &self.directives(&meta), &self.wishes, rule, outage, self.now)
     }
 
     /// Provenance long an origin is waited for before `stale` is sent; none if it may not be sent.

@@ -42,7 +42,8 @@ impl GenericTarget {
     /// What `uri` asks for on `site`, at `address`. The path may have at most `bytes_max` bytes.
     pub(super) fn of(
         uri: &Uri,
-        (site, caching): (&ServedSite, &Caching),
+        site: &ServedSite,
+        caching: &Caching,
         address: RequestAddress,
         bytes_max: usize,
     ) -> Result<Self, PathError> {

@@ -16,7 +16,8 @@ use crate::policy::response::Coding;
 /// wants it of the origins in `body_origins`. Gives what it proves and what it claims of its
 /// NAR.
 pub(in crate::fill) fn narinfo(
-    (upstream, body_origins): (&SiteOrigins, &BodyOrigins),
+    upstream: &SiteOrigins,
+    body_origins: &BodyOrigins,
     key: &Key,
     body: &[u8],
     coding: Coding,

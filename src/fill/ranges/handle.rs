@@ -63,6 +63,6 @@ impl PartHandle {
             FillRole::Lead => RangeProvenance::Began,
             FillRole::Follow => RangeProvenance::Joined,
         });
-        PartReader::open(flight, object, cursor, (asked, brought)).await
+        PartReader::open(flight, object, cursor, asked, brought).await
     }
 }

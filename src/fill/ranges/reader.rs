@@ -114,7 +114,8 @@ impl PartReader {
         flight: Arc<PartFlight>,
         object: Arc<PartObject>,
         cursor: Cursor,
-        (asked, brought): (Range<u64>, Option<RangeProvenance>),
+        asked: Range<u64>,
+        brought: Option<RangeProvenance>,
     ) -> Result<Self, Arc<FillError>> {
         let mut reader = Self {
             provenance: brought.unwrap_or(RangeProvenance::Joined),
@@ -290,7 +291,7 @@ impl PartReader {
                     self.provenance = RangeProvenance::Began;
                 }
                 let place_wait = if self.ready_once() { PlaceWait::Some } else { PlaceWait::None };
-                reader_run::fetch(&self.flight, &self.object, (self.next, self.end), place_wait);
+                reader_run::fetch(&self.flight, &self.object, self.next, self.end, place_wait);
                 self.idle += 1;
                 self.give_up_idle()?;
                 Ok(None)

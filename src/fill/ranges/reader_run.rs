@@ -28,7 +28,8 @@ pub(super) enum PlaceWait {
 pub(super) fn fetch(
     flight: &Arc<PartFlight>,
     object: &Arc<PartObject>,
-    (from, until): (u64, u64),
+    from: u64,
+    until: u64,
     place_wait: PlaceWait,
 ) {
     let Some(run) = object.part().and_then(|part| part.claim(from, until)) else { return };

@@ -18,7 +18,8 @@ const SALVAGED_BYTES: u64 = 256 << 10;
 pub(in crate::fill) async fn salvage(
     resources: &Resources,
     ticket: FenceEpoch,
-    (meta, length): (Meta, u64),
+    meta: Meta,
+    length: u64,
     growing: &Growing,
 ) {
     let come = growing.visible() - growing.visible() % CHUNK_BYTES;

@@ -48,9 +48,10 @@ impl Setting<'_> {
         let (tasks, metrics) = (Tasks::new(), Metrics::new().unwrap());
         let source = KeySource::within(self.source, None, context, tasks.clone());
         let clock = ManualClock::starting_at(Timestamp::from(std::time::SystemTime::now()));
-        let time = (Clock::Manual(clock.clone()), Arc::default());
         let meters = OriginMeters::new(metrics.clone(), "o".into(), Prices::default());
-        Bench { ring: KeyRing::new("o".into(), source, time, meters, tasks), clock, metrics }
+        let (time, skew) = (Clock::Manual(clock.clone()), Arc::default());
+        let ring = KeyRing::new("o".into(), source, time, skew, meters, tasks);
+        Bench { ring, clock, metrics }
     }
 }
 

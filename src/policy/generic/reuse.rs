@@ -90,7 +90,8 @@ pub fn may_bridge(
     directives: &Directives,
     wishes: &Wishes,
     rule: &CachingRule,
-    (outage, now): (Outage, Timestamp),
+    outage: Outage,
+    now: Timestamp,
 ) -> bool {
     if forbids_stale(directives) || directives.must_be_confirmed() {
         return false;
@@ -118,7 +119,7 @@ pub fn revalidation_wait(
     rule: &CachingRule,
     now: Timestamp,
 ) -> Option<Duration> {
-    let bridges = |outage| may_bridge(stored, directives, wishes, rule, (outage, now));
+    let bridges = |outage| may_bridge(stored, directives, wishes, rule, outage, now);
     if wishes.wants_confirmation() || wishes.max_age().is_some() {
         return None;
     }
@@ -235,7 +236,7 @@ mod tests {
         meta.lifetime = Lifetime::Seconds(60);
         let directives = Directives::of(&meta.headers, &[]);
         let now = meta.response_time.plus(Duration::from_secs(60 + stale_for));
-        may_bridge(&meta, &directives, &Wishes::default(), rule, (outage, now))
+        may_bridge(&meta, &directives, &Wishes::default(), rule, outage, now)
     }
 
     #[test]

@@ -52,7 +52,8 @@ pub fn select(
     method: ReadMethod,
     request: &HeaderMap,
     stored: &HeaderMap,
-    (length, several): (Option<u64>, Several),
+    length: Option<u64>,
+    several: Several,
 ) -> GenericSelection {
     let own = Validators::of(stored);
     match evaluate(&Method::GET, request, &own) {

@@ -188,7 +188,7 @@ impl Growth {
         tasks: Tasks,
     ) -> Arc<Self> {
         let (sums, chunks) = (Sums::new(key), Arc::default());
-        Arc::new(Self::assemble(0, (declared, withhold), key, (sums, chunks), tasks))
+        Arc::new(Self::assemble(0, declared, withhold, key, sums, chunks, tasks))
     }
 
     /// A stretch of an object that begins with the chunk at offset `base`, visible as it comes.
@@ -206,9 +206,11 @@ impl Growth {
 
     fn assemble(
         base: u64,
-        (declared, withhold): (Option<u64>, Withhold),
+        declared: Option<u64>,
+        withhold: Withhold,
         key: KeyHash,
-        (sums, chunks): (Sums, Arc<Chunks>),
+        sums: Sums,
+        chunks: Arc<Chunks>,
         tasks: Tasks,
     ) -> Self {
         Self {
@@ -420,7 +422,7 @@ impl Growth {
                 let expected = growth.sums.lock().of(index);
                 expected.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             };
-            read::read_compared(growth.view(&file), (offset, max), growth.key, expected)
+            read::read_compared(growth.view(&file), offset, max, growth.key, expected)
         };
         let reading = self.tasks.blocking("store read", compare);
         let result = reading.await.map_err(io::Error::other).flatten();

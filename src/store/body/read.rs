@@ -224,7 +224,7 @@ impl BodyFile {
     fn read_blocking(&self, offset: u64, max: usize) -> Result<Bytes, io::Error> {
         let max = self.clamp(offset, max);
         let expected = |index| self.expected(index);
-        let result = read_compared(self.view(), (offset, max), self.hash, expected);
+        let result = read_compared(self.view(), offset, max, self.hash, expected);
         if let Err(error) = &result {
             (self.drop_damaged)(self.hash, self.sequence, &error.to_string());
         }
@@ -311,7 +311,8 @@ fn read_trusted_into(
 /// `chunks`. Blocking. The end of the file is an error unless `max` is 0.
 pub(in crate::store) fn read_compared(
     view: FileView<'_>,
-    (offset, max): (u64, usize),
+    offset: u64,
+    max: usize,
     key: KeyHash,
     expected: impl FnOnce(u64) -> io::Result<ExpectedSum>,
 ) -> io::Result<Bytes> {

@@ -195,7 +195,8 @@ impl TierDisk {
     pub(super) async fn change<T: Send + 'static>(
         &self,
         store: &Store,
-        (name, patience): (&'static str, Duration),
+        name: &'static str,
+        patience: Duration,
         work: impl FnOnce(&Arc<DiskStore>) -> T + Send + 'static,
     ) -> Result<T, BlockingError> {
         let inner = Arc::clone(&store.disk);

@@ -206,7 +206,7 @@ impl Disks {
         withhold: Withhold,
     ) -> Result<ObjectWriter, WriteError> {
         let displaces = |store: &Store| store.disk.catalog.displaces(key.hash(), length);
-        let (store, reservation) = self.reserve((key, length), displaces).await?;
+        let (store, reservation) = self.reserve(key, length, displaces).await?;
         Ok(ObjectWriter::new(store.disk, key.clone(), length, withhold, reservation))
     }
 

@@ -349,7 +349,7 @@ impl DiskTier {
                 .get(position)
                 .is_some_and(|disk| shared.write_own_record(disk, RecordAttempt::IfHealthy))
         };
-        disk.change(&store, ("disk record", PURGE_PATIENCE), work).await.unwrap_or(false)
+        disk.change(&store, "disk record", PURGE_PATIENCE, work).await.unwrap_or(false)
     }
 
     /// Writes the ledger once more on a disk that has not what it says now, before the process

@@ -346,7 +346,7 @@ fn write_all_at(file: &File, chunks: &[Bytes], mut offset: u64) -> io::Result<()
         while !left.is_empty() {
             let length = left.iter().map(|slice| slice.len()).sum();
             let call = || Ok(rustix::io::pwritev(file, left, offset)?);
-            match files::write(file, (offset, length), call) {
+            match files::write(file, offset, length, call) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     tasks::step();

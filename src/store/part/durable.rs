@@ -166,7 +166,7 @@ impl Part {
             NoteEffect::Grown { before } => catalog.accounting.recharge(promise, before, entry),
         }
         let objects = i64::from(matches!(came, NoteEffect::New { older: None }));
-        state.store.catalog.show_part(state.hash, objects, (entry.charge, before));
+        state.store.catalog.show_part(state.hash, objects, entry.charge, before);
     }
 
     /// The record of the whole that this is a part of; its digest is not known yet.
@@ -263,7 +263,7 @@ impl Part {
             replaced,
             EvictionEntry::of(&head),
         );
-        catalog.show_part(hash, -1, (0, replaced));
+        catalog.show_part(hash, -1, 0, replaced);
         let body = store.reads.body_file(Arc::clone(&state.file), hash, &head);
         let (meta, body) = (Arc::new(meta), StoredBody::File(body));
         let insertion = catalog.insertion(state.sequence);
@@ -286,7 +286,7 @@ impl Part {
             state.store.catalog.faults.meet("the trailer of a part is to be written")?;
             state.file.set_len(length)?;
             let write = || state.file.write_all_at(&trailer, length);
-            files::write(&state.file, (length, trailer.len()), write)
+            files::write(&state.file, length, trailer.len(), write)
         };
         write().map_err(|source| WriteError::Io { operation: "write", source })?;
         #[cfg(test)]
@@ -353,7 +353,7 @@ impl Part {
             before,
             entry,
         );
-        catalog.show_part(hash, 0, (after, before));
+        catalog.show_part(hash, 0, after, before);
         Ok(())
     }
 }
@@ -393,7 +393,7 @@ pub(in crate::store) fn find_part(
     };
     #[cfg(test)]
     catalog.faults.reach("a part is to be opened");
-    let part = open_part(store, open, (hash, sequence), file)?;
+    let part = open_part(store, open, hash, sequence, file)?;
     catalog.accounting.touch(sequence);
     part.is_live().then_some(part)
 }
@@ -403,7 +403,8 @@ pub(in crate::store) fn find_part(
 fn open_part(
     store: &Arc<DiskStore>,
     open: &Arc<OpenParts>,
-    (hash, sequence): (KeyHash, u64),
+    hash: KeyHash,
+    sequence: u64,
     file: Arc<File>,
 ) -> Option<Part> {
     let catalog = &store.catalog;

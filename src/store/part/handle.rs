@@ -179,7 +179,7 @@ impl Part {
             state.store.catalog.faults.reach("a part is to be read");
             let bytes = state.table.lock().bytes(number);
             let expected = |_| Ok(ExpectedSum { sum: chunk.sum, bytes });
-            let read = read::read_compared(state.view(), (offset, max), state.hash, expected);
+            let read = read::read_compared(state.view(), offset, max, state.hash, expected);
             let read = read.inspect_err(|error| part.clear(number, &chunk, &error.to_string()));
             let table = state.table.lock();
             match read {

@@ -110,7 +110,7 @@ pub(in crate::store) fn erase_part(
     change.set_link(hash, sequence);
     change.commit()?;
     catalog.accounting.remove(part);
-    catalog.show_part(hash, -1, (0, charge));
+    catalog.show_part(hash, -1, 0, charge);
     Ok(Some(sequence))
 }
 

@@ -73,7 +73,7 @@ impl Store {
         withhold: Withhold,
     ) -> Result<ObjectWriter, WriteError> {
         let displaces = self.disk.catalog.displaces(key.hash(), length);
-        let reservation = self.reserve((key, length), displaces).await?;
+        let reservation = self.reserve(key, length, displaces).await?;
         Ok(ObjectWriter::new(Arc::clone(&self.disk), key.clone(), length, withhold, reservation))
     }
 
