@@ -449,7 +449,7 @@ mod tests {
             fence.raise(&scope);
             let by = ("s", key("/a").hash());
             assert_eq!(fence.allows_hash(before, by.0, by.1), !is_covered, "{scope:?}");
-            assert_eq!(fence.leave_hash(before, by, || ()).is_none(), is_covered, "{scope:?}");
+            assert_eq!(fence.leave_hash(before, by.0, by.1, || ()).is_none(), is_covered);
             assert!(fence.allows_hash(fence.purges(), by.0, by.1));
         }
     }

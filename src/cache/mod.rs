@@ -1,6 +1,6 @@
 //! Memory and disk as one, and the fences that keep a purged object from coming back. One per
-//! process, shared. Read by `engine`, written by `fill` and `purge`; a write to a generic site drops
-//! what it may have changed.
+//! process, shared. Read by `engine`, written by `fill` and `purge`; a write to a generic site
+//! drops what it may have changed.
 //!
 //! # Publishing, and why a purge that was answered holds
 //!

@@ -126,6 +126,12 @@ impl FileFallback {
         let passing = if may_take { flight.take_passing(wanted.asker) } else { None };
         if passing.is_none() && matches!(landed, FillOutcome::Passing) {
             drop(flight);
+            if wanted.is_page() {
+                let alone = fills.begin_alone(wanted.clone(), None).map_err(not_joined)?;
+                let landed = alone.outcome().await;
+                let passing = alone.take_passing(wanted.asker);
+                return self.landed(&alone, landed, passing, offset);
+            }
             let own = fills.pass(&wanted).await;
             return self.passing(own.take_passing(wanted.asker), offset);
         }

@@ -305,8 +305,8 @@ impl Fill<'_> {
         let AdmittedAnswer { meta, keep, coding, own, upstream_status, after } =
             request.admit(&response)?;
         self.flight.set_upstream_status(upstream_status);
-        self.note_sharing(keep, after, &response);
         let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
+        self.note_sharing(keep, after, &response);
         if keep == Keep::Never && request.bodies().unstored == UnstoredBody::AsItComes {
             self.flight.announce_pass_through(self.as_it_comes(meta, response));
             return Ok("passed");
@@ -325,7 +325,7 @@ impl Fill<'_> {
         // readers a length and ranges, and tells whether the disk has room.
         response.content_length = response.content_length.or_else(|| expected.length());
         let length = response.content_length;
-        let is_small = length.is_some_and(|length| length < SMALL_BYTES_MAX);
+        let is_small = length.is_some_and(|length| length <= SMALL_BYTES_MAX);
         let begun = BegunBody { meta, response, coding, keep, expected, choice, body_origins };
         if is_small || request.class().is_small() {
             return self.whole(begun).await;

@@ -1,6 +1,6 @@
 //! What a fill is asked to bring, and how origins are asked for it: for the whole, for a range, for
-//! the head, or whether what is stored still holds. Values, and the one place where the two kinds
-//! of site are asked in different ways.
+//! the head, or whether what is stored still holds. Values. Only this file asks the two kinds of
+//! site in different ways.
 //!
 //! An object of a binary cache is asked for from scratch. A response of a generic site is asked for
 //! as its client did, without conditions and ranges.
@@ -306,9 +306,10 @@ fn by_status(
     question: &OriginQuestion,
 ) -> Result<OriginAnswer<Response>, FetchError> {
     let is_open = question.same.is_none() && question.choice.only.is_none();
+    let is_conditional = question.conditions != Conditions::default();
     let Times { request: request_time, response: response_time } = times_of(&response);
     Ok(match response.status {
-        StatusCode::NOT_MODIFIED => OriginAnswer::NotModified {
+        StatusCode::NOT_MODIFIED if is_conditional || !is_open => OriginAnswer::NotModified {
             headers: response.headers,
             origin: response.origin,
             request_time,

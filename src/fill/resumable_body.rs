@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::origin::{
     BodyError, FetchError, OriginAnswer, RangeAsked, Response, ResponseBody, Retries,
 };
-use crate::policy::continuation::{self, BrokenBody, Tie};
+use crate::policy::continuation::{self, BrokenBody, ContinuationError, Tie};
 use crate::rfc::EntityTag;
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -94,6 +94,8 @@ pub(super) struct ResumableBody {
     deadline: ResumeDeadline,
     restarts: u32,
     extent: BodyExtent,
+    /// Whether an origin that has the object did not send a stretch of it.
+    is_unranged: bool,
 }
 
 /// What of an object a body brings.
@@ -117,6 +119,24 @@ enum BodyFault {
     /// It is yet to be asked for, for a reader that fell behind those that it shared with.
     #[error("a reader fell behind")]
     Behind,
+}
+
+/// Why an answer does not continue a body.
+enum Misfit {
+    /// It tells that the origin has another object, or none that may go on.
+    Object(String),
+    /// It is the whole, although a stretch was asked for.
+    Unranged(String),
+    /// It cannot be used; the next one may.
+    Answer(String),
+}
+
+impl Misfit {
+    fn into_text(self) -> String {
+        match self {
+            Self::Object(text) | Self::Unranged(text) | Self::Answer(text) => text,
+        }
+    }
 }
 
 /// How one origin answered the request for the rest.
@@ -144,9 +164,12 @@ impl ResumableBody {
             let turns = origins.get(*position).map(|origin| &origin.turns);
             turns.is_some_and(|turns| source.request.turn(turns) != AskOrder::Never)
         };
-        let (last, first): (Vec<_>, Vec<_>) = (0..origins.len())
+        let OriginChoice { only, prefer, avoid } = &source.choice;
+        let mut candidates: Vec<usize> = (0..origins.len())
+            .filter(|position| only.is_none_or(|only| only == *position))
             .filter(is_asked)
-            .partition(|position| source.choice.avoid.contains(position));
+            .collect();
+        candidates.sort_by_key(|at| (avoid.contains(at), *prefer != Some(*at)));
         Self {
             origin: response.origin_name,
             headers,
@@ -157,10 +180,11 @@ impl ResumableBody {
             received: 0,
             skip: 0,
             next: None,
-            candidates: [first, last].concat(),
+            candidates,
             deadline: ResumeDeadline::new(deadline.unwrap_or_default()),
             restarts: 0,
             extent: BodyExtent::Whole,
+            is_unranged: false,
             body: response.body,
             source,
         }
@@ -342,6 +366,7 @@ impl ResumableBody {
         }
         match self.extent {
             BodyExtent::Whole => Err(self.give_up(fault)),
+            BodyExtent::Stretch if self.is_unranged => Err(FillError::Unranged),
             BodyExtent::Stretch => Err(FillError::Changed),
         }
     }
@@ -362,11 +387,12 @@ impl ResumableBody {
     }
 
     fn give_up(&self, fault: BodyFault) -> FillError {
+        let end = self.end.filter(|_| self.extent == BodyExtent::Stretch);
         let short = |expected| FillError::Rejected {
             origin: Arc::clone(&self.origin),
             rejection: Rejection::Short { expected, actual: self.received },
         };
-        match (fault, self.total) {
+        match (fault, end.or(self.total)) {
             (BodyFault::Short, total) => short(total.unwrap_or(0)),
             (BodyFault::Broken(BodyError::Broken { .. }), Some(total)) => short(total),
             (BodyFault::Broken(error), _) => FillError::Body(error),
@@ -401,27 +427,40 @@ impl ResumableBody {
     }
 
     async fn ask_one(&mut self, position: usize) -> ResumeResult {
-        let unfit = match self.ask_for_the_rest(position).await {
+        let misfit = match self.ask_for_the_rest(position).await {
             Ok(OriginAnswer::Found(response)) => match self.take_over(response) {
                 Ok(()) => return ResumeResult::Yes,
-                Err(unfit) => unfit,
+                Err(misfit) => misfit,
             },
-            Ok(OriginAnswer::Changed) => "412 or 416: it has another object".to_owned(),
+            Ok(OriginAnswer::Changed) => {
+                Misfit::Object("412 or 416: it has another object".to_owned())
+            }
             Ok(OriginAnswer::NotModified { .. }) => {
-                "304 to a request without conditions".to_owned()
+                Misfit::Answer("304 to a request without conditions".to_owned())
             }
-            Err(FetchError::Protocol { detail, .. }) => detail,
-            // A gateway may answer 404 while the object cannot be reached behind it.
-            Ok(OriginAnswer::Absent { .. }) => {
-                return self.not_now(position, EmptyRound::Answered, "no such object");
-            }
+            Err(FetchError::Protocol { detail, .. }) => Misfit::Answer(detail),
+            Ok(OriginAnswer::Absent { .. }) => match self.extent {
+                // A gateway may answer 404 while the object cannot be reached behind it.
+                BodyExtent::Whole => {
+                    return self.not_now(position, EmptyRound::Answered, "no such object");
+                }
+                BodyExtent::Stretch => Misfit::Object("no such object".to_owned()),
+            },
             Err(error) => {
                 return self.not_now(position, EmptyRound::of(&error), &error.to_string());
             }
         };
+        match (self.extent, &misfit) {
+            (BodyExtent::Stretch, Misfit::Answer(why)) => {
+                return self.not_now(position, EmptyRound::Answered, why);
+            }
+            (BodyExtent::Stretch, Misfit::Unranged(_)) => self.is_unranged = true,
+            (BodyExtent::Whole, _) | (BodyExtent::Stretch, Misfit::Object(_)) => {}
+        }
         self.count("changed");
         let origin = self.source.request.upstream.origins.name(position);
-        let rejection = Rejection::Continuation { expected: self.identity(), actual: unfit };
+        let rejection =
+            Rejection::Continuation { expected: self.identity(), actual: misfit.into_text() };
         let FetchedBody { metrics, request, body_origins, .. } = &self.source;
         body_origins.reject(metrics, &request.key, &origin, &rejection);
         ResumeResult::Never
@@ -431,9 +470,9 @@ impl ResumableBody {
         &self,
         position: usize,
     ) -> Result<OriginAnswer<Response>, FetchError> {
-        let last = self.end.map(|end| end.saturating_sub(1));
-        // If a hash will prove the whole, another tag is no reason not to go on.
-        let same = self.etag.clone().filter(|_| self.checked != BodyCheck::ByHash);
+        let end = self.end.filter(|end| Some(*end) != self.total);
+        let last = end.map(|end| end.saturating_sub(1));
+        let same = self.etag.clone().filter(|_| !self.is_judged_by_hash());
         let question = OriginQuestion {
             range: Some(RangeAsked { first: self.received, last }),
             same,
@@ -463,11 +502,23 @@ impl ResumableBody {
         }
     }
 
+    /// Whether a hash judges all that readers get, so that another tag is no reason not to go on.
+    fn is_judged_by_hash(&self) -> bool {
+        self.checked == BodyCheck::ByHash && self.extent == BodyExtent::Whole
+    }
+
     /// Goes on with `response`; or why it is no continuation.
-    fn take_over(&mut self, response: Response) -> Result<(), String> {
-        self.skip = match response.status {
-            StatusCode::PARTIAL_CONTENT => self.part(&response)?,
-            _ => self.again_from_the_start(&response)?,
+    fn take_over(&mut self, response: Response) -> Result<(), Misfit> {
+        self.skip = match (response.status, self.extent) {
+            (StatusCode::PARTIAL_CONTENT, _) => self.part(&response)?,
+            (_, BodyExtent::Whole) => {
+                self.again_from_the_start(&response).map_err(Misfit::Object)?
+            }
+            (status, BodyExtent::Stretch) => {
+                let text = format!("status {status} to a request for a range");
+                let is_same = response.headers.get(header::ETAG) == self.etag.as_ref();
+                return Err(if is_same { Misfit::Unranged(text) } else { Misfit::Object(text) });
+            }
         };
         self.count("continued");
         self.source.body_origins.add(response.origin, &response.origin_name);
@@ -477,12 +528,9 @@ impl ResumableBody {
     }
 
     /// The bytes to skip of a 206: none, if it continues this body.
-    fn part(&mut self, response: &Response) -> Result<u64, String> {
+    fn part(&mut self, response: &Response) -> Result<u64, Misfit> {
         let none = HeaderMap::new();
-        let headers = match self.checked {
-            BodyCheck::ByHash => &none,
-            BodyCheck::ByLength | BodyCheck::ByFraming => &self.headers,
-        };
+        let headers = if self.is_judged_by_hash() { &none } else { &self.headers };
         let begun = BrokenBody { headers, length: self.total, offset: self.received };
         let (status, headers) = (response.status, &response.headers);
         let checked = match self.end {
@@ -492,9 +540,20 @@ impl ResumableBody {
             }
             None => continuation::check(&begun, status, headers),
         };
-        let continuation = checked.map_err(|error| error.to_string())?;
+        let continuation = checked.map_err(|error| match error {
+            ContinuationError::OtherLength { .. } | ContinuationError::OtherObject => {
+                Misfit::Object(error.to_string())
+            }
+            ContinuationError::Status(_)
+            | ContinuationError::Unsound
+            | ContinuationError::OtherBytes { .. } => Misfit::Answer(error.to_string()),
+        })?;
         if continuation.tie != Tie::EntityTag && self.checked != BodyCheck::ByHash {
-            return Err("the part has not the same strong entity tag".to_owned());
+            let text = "the part has not the same strong entity tag";
+            return Err(Misfit::Object(text.to_owned()));
+        }
+        if self.extent == BodyExtent::Stretch && !self.source.request.permits_part(response) {
+            return Err(Misfit::Object("the part may not be stored any more".to_owned()));
         }
         // If the first part did not tell the length of the whole, this one does.
         self.total = Some(continuation.length);
@@ -505,9 +564,6 @@ impl ResumableBody {
     /// if it is the same object. If no length is known, its framing must show its end, unless a
     /// hash does.
     fn again_from_the_start(&mut self, response: &Response) -> Result<u64, String> {
-        if self.extent == BodyExtent::Stretch {
-            return Err(format!("status {} to a request for a range", response.status));
-        }
         if self.restarts == RESTARTS_MAX {
             return Err(format!("200, the whole for the {RESTARTS_MAX}th time"));
         }
@@ -576,6 +632,7 @@ impl BodySeed {
             deadline: ResumeDeadline::new(self.deadline),
             restarts: 0,
             extent: BodyExtent::Whole,
+            is_unranged: false,
             source: FetchedBody { body_origins: self.source.body_origins.fork(), ..self.source },
         }
     }
@@ -630,12 +687,13 @@ impl BodySeed {
             deadline: ResumeDeadline::new(self.deadline).short(),
             restarts: 0,
             extent: BodyExtent::Whole,
+            is_unranged: false,
             source: self.source,
         };
         if response.status != StatusCode::PARTIAL_CONTENT {
             return Err(format!("status {} to a request for a range", response.status));
         }
-        piece.part(&response)?;
+        piece.part(&response).map_err(Misfit::into_text)?;
         piece.source.body_origins.add(position, &origin);
         piece.body = response.body;
         Ok(piece)

@@ -141,6 +141,13 @@ impl FillRequest {
         self.admit_head(response, &AnswerHead { status, headers, times, is_framed: true })
     }
 
+    /// Whether a 206 about what is stored in part permits to store it.
+    pub(super) fn permits_part(&self, response: &Response) -> bool {
+        let (headers, times) = (&response.headers, times_of(response));
+        let head = AnswerHead { status: StatusCode::OK, headers, times, is_framed: true };
+        self.rules().permits_part(&head)
+    }
+
     fn admit_head(
         &self,
         response: &Response,
@@ -170,7 +177,8 @@ impl FillRequest {
     pub(super) fn absence(&self, headers: &HeaderMap, origin: usize, times: Times) -> (Meta, Keep) {
         let admitted = policy::response::admit_absence(headers, times, &self.terms());
         let keep = if admitted.is_some() { Keep::IfVerified } else { Keep::Never };
-        let admitted = admitted.unwrap_or_else(|| unstored(&HeaderMap::new(), times));
+        let unkept = || AdmittedHead { age_at_response: 0, ..unstored(&HeaderMap::new(), times) };
+        let admitted = admitted.unwrap_or_else(unkept);
         let origin = self.upstream.origins.name(origin);
         (self.meta(StatusCode::NOT_FOUND, &origin, times, admitted), keep)
     }

@@ -157,8 +157,8 @@ impl Rules<'_> {
             Self::BinaryCache(_) => false,
             Self::Generic(GenericRules { caching, rule, wishes, .. }) => {
                 let directives = Directives::of(&stored.headers, &caching.targeted);
-                let outage = (Outage::ServerError, now);
-                is_trouble && may_bridge(stored, &directives, wishes, rule, outage)
+                is_trouble
+                    && may_bridge(stored, &directives, wishes, rule, Outage::ServerError, now)
             }
         }
     }

@@ -93,9 +93,14 @@ async fn known(
     if matches!(resolved, Some(Resolved::Multiple(_))) {
         return PartResult::Nothing;
     }
-    let several = (Some(length), Several::AsWhole);
     let stored = handle.meta();
-    let selected = select(ReadMethod::Get, &request.parts.headers, &stored.headers, several);
+    let selected = select(
+        ReadMethod::Get,
+        &request.parts.headers,
+        &stored.headers,
+        Some(length),
+        Several::AsWhole,
+    );
     let span = match selected {
         GenericSelection::Whole => Some(ByteSpan { first: 0, last: length.saturating_sub(1) }),
         GenericSelection::Part(span) => Some(span),

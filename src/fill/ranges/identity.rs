@@ -18,7 +18,7 @@ pub(super) struct PartIdentity {
     /// The entity tag, if it is a strong one.
     pub(super) etag: Option<HeaderValue>,
     pub(super) length: u64,
-    checked: BodyCheck,
+    pub(super) checked: BodyCheck,
 }
 
 impl PartIdentity {
@@ -36,12 +36,6 @@ impl PartIdentity {
     /// Whether pieces that come at different times can be told to be of one object.
     pub(super) fn ties_parts(&self) -> bool {
         self.etag.is_some() || self.checked == BodyCheck::ByHash
-    }
-
-    /// What must speak for each stretch: the tag if there is one, also beside a hash, which judges
-    /// the whole alone.
-    pub(super) fn check_of_parts(&self) -> BodyCheck {
-        if self.etag.is_some() { BodyCheck::ByLength } else { self.checked }
     }
 
     /// Whether a head is of the same object.

@@ -20,7 +20,7 @@ use crate::cache::Hit;
 use crate::fill::error::{FillError, JoinError};
 use crate::fill::flight::FillOutcome;
 use crate::fill::proof::{Advice, ExpectedBody};
-use crate::fill::request::FillStart;
+use crate::fill::request::{FillStart, OriginChoice};
 use crate::fill::resumable_body::BodyCheck;
 use crate::fill::rules::AdmittedAnswer;
 use crate::fill::{heads, leader};
@@ -45,7 +45,14 @@ struct LearnedHead {
     admitted: AdmittedAnswer,
     length: u64,
     expected: ExpectedBody,
-    begun: Option<(Response, Range<u64>)>,
+    begun: Option<BegunAnswer>,
+}
+
+/// An answer that brings the first of the bytes `asked`, and the origins it was asked of.
+struct BegunAnswer {
+    response: Response,
+    asked: Range<u64>,
+    choice: OriginChoice,
 }
 
 impl Drop for HeadLearner {
@@ -134,7 +141,7 @@ impl HeadLearner {
         let asking = flight.request.fetch(&question);
         match flight.cursors.readers.while_open(asking).await?? {
             OriginAnswer::Found(response) if response.status == StatusCode::PARTIAL_CONTENT => {
-                return self.found_part(response, asked).await;
+                return self.found_part(response, asked, question.choice).await;
             }
             OriginAnswer::Found(response) if response.status == StatusCode::OK => {
                 self.whole(Some(response));
@@ -157,7 +164,12 @@ impl HeadLearner {
         Ok(())
     }
 
-    async fn found_part(&self, mut response: Response, asked: Range<u64>) -> Result<(), FillError> {
+    async fn found_part(
+        &self,
+        mut response: Response,
+        asked: Range<u64>,
+        choice: OriginChoice,
+    ) -> Result<(), FillError> {
         let request = &self.flight.request;
         let Some((span, Some(length))) = continuation::part(&response.headers) else {
             if self.flight.request.is_page() {
@@ -178,7 +190,8 @@ impl HeadLearner {
         let admitted = request.admit_part(&response, length)?;
         let cache = &self.flight.resources().cache;
         let expected = request.expected(cache, admitted.coding).await;
-        let begun = Some((response, asked.start..asked.end.min(length)));
+        let asked = asked.start..asked.end.min(length);
+        let begun = Some(BegunAnswer { response, asked, choice });
         self.known(LearnedHead { admitted, length, expected, begun }).await
     }
 
@@ -224,7 +237,7 @@ impl HeadLearner {
         let identity =
             Arc::new(PartIdentity::new(&admitted.meta, length, BodyCheck::of(&expected)));
         // What was asked for while the disk took nothing may begin within a chunk.
-        let fits = begun.as_ref().is_none_or(|(response, asked)| {
+        let fits = begun.as_ref().is_none_or(|BegunAnswer { response, asked, .. }| {
             asked.start.is_multiple_of(CHUNK_BYTES) && identity.check(asked, response).is_ok()
         });
         let is_provable = expected.is_provable(Some(length));
@@ -238,15 +251,17 @@ impl HeadLearner {
             let told = HeadSource::ByOrigin { upstream_status };
             Arc::new(PartObject::new(Arc::clone(&identity), kind, told))
         };
+        let body = |BegunAnswer { response, asked, choice }| {
+            flight.begun(&identity, response, asked, choice)
+        };
         match (part, begun) {
             (Some(part), begun) => {
-                let begun = begun.map(|(response, asked)| flight.begun(&identity, response, asked));
-                kept(flight, object(PartDelivery::Kept(part.clone())), &part, begun).await;
+                let object = object(PartDelivery::Kept(part.clone()));
+                kept(flight, object, &part, begun.map(body)).await;
             }
-            (None, Some((response, _))) if flight.request.is_page() => self.alone(response),
+            (None, Some(begun)) if flight.request.is_page() => self.alone(begun.response),
             (None, begun) => {
-                let begun = begun.map(|(response, asked)| flight.begun(&identity, response, asked));
-                let begun = Mutex::new(begun.map(Box::new));
+                let begun = Mutex::new(begun.map(|begun| Box::new(body(begun))));
                 let kind = PartDelivery::Passing { meta: Arc::new(meta), begun };
                 flight.announce(PartOutcome::Known(object(kind)));
             }

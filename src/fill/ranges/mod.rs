@@ -19,8 +19,8 @@
 //! byte yet begins anew, once. Only what has a strong tag, or a FileHash that the whole is checked
 //! against, is kept in parts; anything else passes through to its reader.
 //!
-//! What is said here holds for responses of generic sites too (RFC 9111 sections 3.3 and 3.4). Every
-//! later answer about one must also permit storing it still, and renews its head.
+//! What is said here holds for responses of generic sites too (RFC 9111 sections 3.3 and 3.4).
+//! Every later answer about one must also permit storing it still, and renews its head.
 //!
 //! # Purges
 //!

@@ -41,22 +41,22 @@ impl PartFlight {
         OriginQuestion { range, ..self.request.question(choice) }
     }
 
-    /// The bytes `asked`, of which `response` brings the first.
+    /// The bytes `asked`, of which `response` brings the first, in answer to a question to `choice`.
     pub(super) fn begun(
         &self,
         identity: &PartIdentity,
         response: Response,
         asked: Range<u64>,
+        choice: OriginChoice,
     ) -> ResumableBody {
-        let key = &self.request.key;
         let source = FetchedBody {
             request: self.request.clone(),
-            choice: OriginChoice { avoid: self.resources().avoided(key), ..Default::default() },
+            choice,
             metrics: self.resources().metrics.clone(),
             body_origins: self.body_origins.clone(),
         };
-        let (headers, check) = (identity.headers.clone(), identity.check_of_parts());
-        ResumableBody::new(source, response, headers, check).into_stretch(identity.length, asked)
+        let (headers, checked) = (identity.headers.clone(), identity.checked);
+        ResumableBody::new(source, response, headers, checked).into_stretch(identity.length, asked)
     }
 
     /// Asks for the bytes `asked`; fails if the answer is of another object. `why` is the reason,
@@ -78,7 +78,7 @@ impl PartFlight {
         let later = LaterHead { headers: response.headers.clone(), times: times_of(&response) };
         if response.status == StatusCode::PARTIAL_CONTENT {
             identity.check(&asked, &response)?;
-            if !self.request.rules().permits_part(&later.head()) {
+            if !self.request.permits_part(&response) {
                 return Err(FillError::Changed);
             }
         } else if self.request.is_page()
@@ -89,7 +89,7 @@ impl PartFlight {
             return Err(FillError::Unranged);
         }
         let later = self.request.is_page().then_some(later);
-        Ok(BegunStretch { body: self.begun(identity, response, asked), later })
+        Ok(BegunStretch { body: self.begun(identity, response, asked, question.choice), later })
     }
 }
 

@@ -224,8 +224,8 @@ mod tests {
         for wishes in [Wishes::default(), wishes] {
             assert_eq!(judge(&meta, &directives, &wishes, &rule, now), Reuse::Confirm);
         }
-        let why = (Outage::Disconnected, now);
-        assert!(may_bridge(&meta, &directives, &Wishes::default(), &rule, why));
+        let why = Outage::Disconnected;
+        assert!(may_bridge(&meta, &directives, &Wishes::default(), &rule, why, now));
         meta.lifetime = Lifetime::Forever;
         let judged = judge(&meta, &directives, &Wishes::default(), &rule, now);
         assert_eq!(judged, Reuse::Serve);

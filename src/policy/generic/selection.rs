@@ -111,8 +111,8 @@ mod tests {
     const LATER: &str = "Sun, 06 Nov 1994 08:50:37 GMT";
 
     fn get(request: &[(&str, &str)], stored: &[(&str, &str)], length: u64) -> GenericSelection {
-        let several = (Some(length), Several::Sent);
-        select(ReadMethod::Get, &fields(request), &fields(stored), several)
+        let (request, stored) = (fields(request), fields(stored));
+        select(ReadMethod::Get, &request, &stored, Some(length), Several::Sent)
     }
 
     fn span(first: u64, last: u64) -> ByteSpan {
@@ -139,8 +139,8 @@ mod tests {
         let many: Vec<String> = (0..17).map(|at| format!("{0}-{0}", at * 1_000)).collect();
         assert_eq!(asked(&format!("bytes={}", many.join(",")), 1 << 20), GenericSelection::Whole);
         let request = fields(&[("range", "bytes=0-1,500-501")]);
-        let unsent = (Some(1_000), Several::AsWhole);
-        let whole = select(ReadMethod::Get, &request, &fields(&[]), unsent);
+        let stored = fields(&[]);
+        let whole = select(ReadMethod::Get, &request, &stored, Some(1_000), Several::AsWhole);
         assert_eq!(whole, GenericSelection::Whole);
     }
 
@@ -169,8 +169,8 @@ mod tests {
         let asked = |condition| get(&[range, condition], &stored, 10);
         assert_eq!(asked(("if-none-match", "\"a\"")), GenericSelection::NotModified);
         assert_eq!(asked(("if-match", "\"b\"")), GenericSelection::PreconditionFailed);
-        let several = (Some(10), Several::Sent);
-        let head = select(ReadMethod::Head, &fields(&[range]), &fields(&stored), several);
+        let (request, stored) = (fields(&[range]), fields(&stored));
+        let head = select(ReadMethod::Head, &request, &stored, Some(10), Several::Sent);
         assert_eq!(head, GenericSelection::Whole);
     }
 }

@@ -200,8 +200,8 @@ impl Growth {
         tasks: Tasks,
     ) -> Arc<Self> {
         let sums = Sums::from_chunk(key, chunk_of(base));
-        let parts = (sums, Arc::clone(chunks));
-        Arc::new(Self::assemble(base, (None, Withhold::End), key, parts, tasks))
+        let chunks = Arc::clone(chunks);
+        Arc::new(Self::assemble(base, None, Withhold::End, key, sums, chunks, tasks))
     }
 
     fn assemble(

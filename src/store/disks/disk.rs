@@ -209,11 +209,12 @@ impl TierDisk {
     pub(super) async fn reserve(
         &self,
         store: &Store,
-        object: (&Key, Option<u64>),
+        key: &Key,
+        length: Option<u64>,
         displaces: Displaces,
     ) -> Result<Reservation, WriteError> {
         self.admit()?;
-        store.reserve(object, displaces).await
+        store.reserve(key, length, displaces).await
     }
 
     /// Begins a part of an object, as [`Store::begin_part`] does; refused as [`TierDisk::reserve`]

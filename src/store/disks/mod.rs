@@ -212,19 +212,20 @@ impl Disks {
 
     /// As [`Disks::begin`], for a body of at most some MiB that is here as a whole and proven.
     pub async fn begin_whole(&self, key: &Key, body: Bytes) -> Result<ProvenObject, WriteError> {
-        let object = (key, Some(body.len() as u64));
-        let (store, reservation) = self.reserve(object, |_| Displaces::Anything).await?;
+        let length = Some(body.len() as u64);
+        let (store, reservation) = self.reserve(key, length, |_| Displaces::Anything).await?;
         ProvenObject::whole(store.disk, key.clone(), body, reservation)
     }
 
     async fn reserve(
         &self,
-        object: (&Key, Option<u64>),
+        key: &Key,
+        length: Option<u64>,
         displaces: impl Fn(&Store) -> Displaces,
     ) -> Result<(Store, Reservation), WriteError> {
         let mut first = None;
-        for (disk, OpenDisk { store, .. }) in self.0.choices_to_write(object.0) {
-            match disk.reserve(&store, object, displaces(&store)).await {
+        for (disk, OpenDisk { store, .. }) in self.0.choices_to_write(key) {
+            match disk.reserve(&store, key, length, displaces(&store)).await {
                 Ok(reservation) => return Ok((store, reservation)),
                 Err(error) => first = first.or(Some(error)),
             }
@@ -337,7 +338,7 @@ impl Disks {
         let touch = move |store: &Arc<DiskStore>| {
             commit::rewrite_meta(&store.catalog, hash, confirmed, &meta, &*permit).unwrap_or(false)
         };
-        let touched = change_all(&asked, ("store touch", PATIENCE), touch).await;
+        let touched = change_all(&asked, "store touch", PATIENCE, touch).await;
         touched.into_iter().any(|touched| touched.unwrap_or(false))
     }
 

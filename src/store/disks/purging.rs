@@ -37,7 +37,7 @@ impl Disks {
         let published = published.clone();
         let supersede = move |store: &Arc<DiskStore>| store.catalog.supersede(&published);
         // One that fails has noted it, and serves what it has by its own lifetime.
-        change_all(&choices, ("store supersede", PATIENCE), supersede).await;
+        change_all(&choices, "store supersede", PATIENCE, supersede).await;
     }
 
     /// The same on the disk that it is on. Blocking: to be called on the threads of that disk.
@@ -65,7 +65,7 @@ impl Disks {
         let hash = key.hash();
         let asked = self.0.holding(hash, key);
         let remove = move |store: &Arc<DiskStore>| store.catalog.remove_before(hash, before);
-        let removed = change_all(&asked, ("store remove", PATIENCE), remove).await;
+        let removed = change_all(&asked, "store remove", PATIENCE, remove).await;
         // One that fails has noted it.
         removed.into_iter().any(|removed| matches!(removed, Ok(Ok(1..))))
     }
@@ -79,7 +79,7 @@ impl Disks {
         let working = self.0.working(scope);
         let own = scope.clone();
         let purge = move |store: &Arc<DiskStore>| store.catalog.purge(&own, purging);
-        let purged = change_all(&working, ("store purge", PURGE_PATIENCE), purge).await;
+        let purged = change_all(&working, "store purge", PURGE_PATIENCE, purge).await;
         let settling = working.iter().zip(purged).map(async |((_, entered), purged)| {
             let count = purged.ok().and_then(Result::ok)?;
             let disk = &entered.store.disk;

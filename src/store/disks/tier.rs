@@ -157,7 +157,7 @@ impl DiskTier {
         let meta = Arc::clone(meta);
         let drop_older = move |store: &Arc<DiskStore>| lookup::drop_older(&store.catalog, &meta);
         // One that fails has noted it, and is asked again with the next look-up.
-        change_all(&asked, ("store copies", PATIENCE), drop_older).await;
+        change_all(&asked, "store copies", PATIENCE, drop_older).await;
     }
 
     pub(super) fn mark_debtors(&self, recorded: &VersionedLedger) {
@@ -182,10 +182,12 @@ pub(super) async fn read_all<T: Send + 'static>(
 /// Has `work` change something on each of these disks, on all at once.
 pub(super) async fn change_all<T: Send + 'static>(
     asked: &[(&TierDisk, OpenDisk)],
-    job: (&'static str, Duration),
+    name: &'static str,
+    patience: Duration,
     work: impl Fn(&Arc<DiskStore>) -> T + Clone + Send + 'static,
 ) -> Vec<Result<T, BlockingError>> {
-    let changing =
-        asked.iter().map(|(disk, entered)| disk.change(&entered.store, job, work.clone()));
+    let changing = asked
+        .iter()
+        .map(|(disk, entered)| disk.change(&entered.store, name, patience, work.clone()));
     join_all(changing).await
 }

@@ -344,8 +344,8 @@ fn of_binary_cache(object: &Object, stored: &HeaderMap, request: &Request) -> Ge
 }
 
 fn of_generic(object: &Object, stored: &HeaderMap, request: &Request) -> Gets {
-    let body = (Some(object.length), generic::Several::Sent);
-    match generic::select(request.method, &request.fields(), stored, body) {
+    let (length, several) = (Some(object.length), generic::Several::Sent);
+    match generic::select(request.method, &request.fields(), stored, length, several) {
         generic::GenericSelection::Whole => Gets::Whole,
         generic::GenericSelection::Part(span) => spans(&[span]),
         generic::GenericSelection::Parts(parts) => spans(&parts),
