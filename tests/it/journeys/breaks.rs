@@ -43,6 +43,23 @@ async fn a_cut_body_with_a_strong_tag_is_continued_unseen() {
     assert_eq!(edge.metric(&resumed("continued")).await, 2);
 }
 
+/// A hash of the whole protects no reader of a range.
+#[tokio::test]
+async fn a_range_does_not_go_on_with_another_file_beside_a_hash() {
+    let origin = Origin::start().await;
+    let package = Package::new(40, 6_000_000);
+    let (path, other) = (&package.nar_path, noise(41, 6_000_000));
+    origin.say(&package.narinfo_path, says(package.narinfo()));
+    let old = says(package.nar.clone()).field("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+    let new = says(other).field("last-modified", "Mon, 07 Nov 1994 08:49:37 GMT");
+    origin.say_in_turn(path, vec![old.cut_at(300_000), new]);
+    let edge = Edge::before(&origin).await;
+    edge.get(&package.narinfo_path).await.expect(200, "miss");
+    let said = edge.read_with(path, &[("range", "bytes=2097152-4194303")]).await;
+    let right = &package.nar[2_097_152..4_194_304];
+    assert!(said.is_cut && right.starts_with(&said.body), "{} bytes", said.body.len());
+}
+
 #[tokio::test]
 async fn a_cut_body_without_a_tag_is_continued_where_a_hash_will_prove_it() {
     let origin = Origin::start().await;

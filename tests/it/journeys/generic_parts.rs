@@ -129,6 +129,36 @@ async fn a_change_in_the_middle_of_an_answer_cuts_it() {
 }
 
 #[tokio::test]
+async fn a_stretch_does_not_go_on_with_what_may_not_be_stored() {
+    let origin = Origin::start().await;
+    let body = noise(41, 3 * CHUNK);
+    let private = says(body.clone()).field("cache-control", "private").etag("\"1\"");
+    origin.say_in_turn("/a", vec![fresh(&body).cut_at(100_000), private]);
+    let edge = edge(&origin).await;
+    let said = range(&edge, 0, 2 * CHUNK - 1).await;
+    assert!(said.is_cut && body.starts_with(&said.body), "{} bytes", said.body.len());
+    edge.until_idle().await;
+    assert_eq!(edge.metric("narthex_part_objects").await, 0);
+    expect_part(&range(&edge, 5, 9).await, "pass", &body, 5, 9);
+}
+
+#[tokio::test]
+async fn an_origin_that_sends_no_more_ranges_drops_no_part() {
+    let origin = Origin::start().await;
+    let body = noise(42, 4 * CHUNK);
+    origin.say("/a", fresh(&body));
+    let edge = edge(&origin).await;
+    range(&edge, 0, 9).await.expect(206, "miss");
+    edge.until_idle().await;
+    let whole = fresh(&body).without_ranges();
+    origin.say_in_turn("/a", vec![fresh(&body).cut_at(100_000), whole]);
+    let said = range(&edge, 2 * CHUNK, 3 * CHUNK - 1).await;
+    assert!(said.is_cut && body[2 * CHUNK..].starts_with(&said.body));
+    edge.until_idle().await;
+    expect_part(&range(&edge, 5, 9).await, "hit_disk", &body, 5, 9);
+}
+
+#[tokio::test]
 async fn a_change_while_the_first_chunk_arrives_begins_anew() {
     let origin = Origin::start().await;
     let (old, new) = (noise(24, 3 * CHUNK), noise(25, 3 * CHUNK));
