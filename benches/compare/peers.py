@@ -52,8 +52,9 @@ def find(wanted):
 class Lab:
     """Where everything is: the temporary folder, the origin's ports, certificate and key."""
 
-    def __init__(self, folder, narthex):
+    def __init__(self, folder, narthex, before=None):
         self.folder, self.narthex = folder, narthex.resolve()
+        self.before = before and before.resolve()
         self.origin_port, self.status_port = free_ports(2)
         self.certificate, self.key = folder / "certificate.pem", folder / "key.pem"
         self.count = 0
@@ -104,13 +105,14 @@ class Lab:
                   "ORIGIN_PORT": origin_port or self.origin_port, "PACE": pace,
                   "NAME_AT": name_at, **more}
         make = {"narthex": narthex_command, "narthex-scale": narthex_command,
+                "before": before_command,
                 "varnish": varnish_command, "squid": squid_command,
                 "trafficserver": trafficserver_command, "floor": floor_command}.get(name)
         if make:
             command = make(self, folder, {"NAME": name, **values})
         else:
             command = nginx_command(self, f"{name}.conf", folder, values)
-        does_tls = name == "narthex" or (name in PEERS and PEERS[name][3])
+        does_tls = name in ("narthex", "before") or (name in PEERS and PEERS[name][3])
         return Server(name, command, port, folder, tls_port if does_tls else None)
 
     def remove(self, server):
@@ -147,6 +149,10 @@ def nginx_command(lab, name, folder, values):
 def narthex_command(lab, folder, values):
     (folder / "narthex.toml").write_text(lab.fill_in(f"{values['NAME']}.toml", values))
     return [lab.narthex, "serve", "--config", folder / "narthex.toml"]
+
+
+def before_command(lab, folder, values):
+    return [lab.before, *narthex_command(lab, folder, {**values, "NAME": "narthex"})[1:]]
 
 
 def varnish_command(lab, folder, values):

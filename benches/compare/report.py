@@ -13,7 +13,8 @@ def summary(values):
 
 
 def figures(work, samples):
-    """The figures of one work by server, with narthex's ratio to each other one."""
+    """The figures of one work by server, with narthex's ratio to each other one: of the medians,
+    and the median of the ratios of each round."""
     servers = {}
     for name, taken in samples.items():
         servers[name] = {
@@ -28,6 +29,9 @@ def figures(work, samples):
         if name != "narthex" and "narthex" in servers:
             server["narthex_ratio"] = (servers["narthex"]["cpu"]["median"]
                                        / max(server["cpu"]["median"], 1e-9))
+            server["paired_ratio"] = statistics.median(
+                ours.cpu / max(its.cpu, 1e-9)
+                for ours, its in zip(samples["narthex"], samples[name]))
     cpu_unit, rate_unit = UNITS[work.unit]
     return {"cpu_unit": cpu_unit, "rate_unit": rate_unit, "servers": servers}
 
@@ -44,7 +48,7 @@ def show_work(name, row, everybody):
     """Prints the block of one work."""
     print(f"\n{name}: CPU in {row['cpu_unit']}, rate in {row['rate_unit']}, latency in ms")
     print(f"  {'':15}{'CPU':>8}  {'(min-max)':17}{'both':>8}{'rate':>9}"
-          + "".join(f"{key:>9}" for key, _ in PERCENTILES) + f"{'narthex/it':>12}")
+          + "".join(f"{key:>9}" for key, _ in PERCENTILES) + f"{'narthex/it':>12}{'paired':>8}")
     for server in everybody:
         found = row["servers"].get(server)
         if not found:
@@ -54,7 +58,8 @@ def show_work(name, row, everybody):
         spread = f"({digits(cpu['min'])}-{digits(cpu['max'])})"
         waits = "".join(f"{digits(latency[key]) if key in latency else '-':>9}"
                         for key, _ in PERCENTILES)
-        ratio = f"{found['narthex_ratio']:>12.2f}" if "narthex_ratio" in found else ""
+        ratio = (f"{found['narthex_ratio']:>12.2f}{found['paired_ratio']:>8.2f}"
+                 if "narthex_ratio" in found else "")
         print(f"  {server:15}{digits(cpu['median']):>8}  {spread:17}"
               f"{digits(found['cpu_of_both']['median']):>8}"
               f"{digits(found['rate']['median']):>9}{waits}{ratio}".rstrip())
