@@ -190,3 +190,6 @@ impl Drop for LeadGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
