@@ -164,11 +164,8 @@ impl ResumableBody {
             let turns = origins.get(*position).map(|origin| &origin.turns);
             turns.is_some_and(|turns| source.request.turn(turns) != AskOrder::Never)
         };
-        let OriginChoice { only, prefer, avoid } = &source.choice;
-        let mut candidates: Vec<usize> = (0..origins.len())
-            .filter(|position| only.is_none_or(|only| only == *position))
-            .filter(is_asked)
-            .collect();
+        let OriginChoice { prefer, avoid, .. } = &source.choice;
+        let mut candidates: Vec<usize> = (0..origins.len()).filter(is_asked).collect();
         candidates.sort_by_key(|at| (avoid.contains(at), *prefer != Some(*at)));
         Self {
             origin: response.origin_name,
@@ -230,8 +227,11 @@ impl ResumableBody {
     /// The same as a stretch of an object of `total` bytes: it brings the bytes `asked`.
     pub(super) fn into_stretch(self, total: u64, asked: Range<u64>) -> Self {
         let Range { start, end } = asked;
-        let extent = BodyExtent::Stretch;
-        Self { total: Some(total), received: start, end: Some(end), extent, ..self }
+        let (extent, only) = (BodyExtent::Stretch, self.source.choice.only);
+        let mut body = Self { total: Some(total), received: start, end: Some(end), extent, ..self };
+        // Its readers have no hash to go by, and tags of two origins may be the same by chance.
+        body.candidates.retain(|position| only.is_none_or(|only| only == *position));
+        body
     }
 
     /// What pieces of the same object are made from.
@@ -615,8 +615,14 @@ impl BodySeed {
     /// for. The origins that gave the body come first, those to `avoid` last.
     pub(super) fn rest(self, received: u64, avoid: &[usize]) -> ResumableBody {
         let gave = self.source.body_origins.positions();
-        let mut candidates = self.candidates;
-        candidates.sort_by_key(|at| (avoid.contains(at), !gave.contains(at)));
+        let mut body = self.body_at(received);
+        body.candidates.sort_by_key(|at| (avoid.contains(at), !gave.contains(at)));
+        body.source.body_origins = body.source.body_origins.fork();
+        body
+    }
+
+    /// The same body at an offset, with an answer that is yet to be asked for.
+    fn body_at(self, received: u64) -> ResumableBody {
         ResumableBody {
             body: ResponseBody::nothing(Arc::clone(&self.origin)),
             origin: self.origin,
@@ -628,12 +634,12 @@ impl BodySeed {
             received,
             skip: 0,
             next: None,
-            candidates,
+            candidates: self.candidates,
             deadline: ResumeDeadline::new(self.deadline),
             restarts: 0,
             extent: BodyExtent::Whole,
             is_unranged: false,
-            source: FetchedBody { body_origins: self.source.body_origins.fork(), ..self.source },
+            source: self.source,
         }
     }
 
@@ -671,30 +677,15 @@ impl BodySeed {
             Ok(OriginAnswer::Absent { .. }) => return Err("no such object".to_owned()),
             Err(error) => return Err(error.to_string()),
         };
-        let (origin, position) = (Arc::clone(&response.origin_name), response.origin);
-        let mut piece = ResumableBody {
-            body: ResponseBody::nothing(Arc::clone(&origin)),
-            origin: Arc::clone(&origin),
-            headers: self.headers,
-            etag: self.etag,
-            checked: self.checked,
-            total: self.total,
-            end: Some(span.end),
-            received: span.start,
-            skip: 0,
-            next: None,
-            candidates: self.candidates,
-            deadline: ResumeDeadline::new(self.deadline).short(),
-            restarts: 0,
-            extent: BodyExtent::Whole,
-            is_unranged: false,
-            source: self.source,
-        };
         if response.status != StatusCode::PARTIAL_CONTENT {
             return Err(format!("status {} to a request for a range", response.status));
         }
+        let deadline = ResumeDeadline::new(self.deadline).short();
+        let mut piece = self.body_at(span.start);
+        (piece.end, piece.deadline) = (Some(span.end), deadline);
+        piece.origin = Arc::clone(&response.origin_name);
         piece.part(&response).map_err(Misfit::into_text)?;
-        piece.source.body_origins.add(position, &origin);
+        piece.source.body_origins.add(response.origin, &response.origin_name);
         piece.body = response.body;
         Ok(piece)
     }

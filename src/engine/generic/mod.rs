@@ -12,9 +12,9 @@
 //!
 //! `Engine::handle` separates the two kinds of site, which share cache, fills and origins;
 //! `policy::generic` decides. `target` computes once what a request asks for. What an origin is
-//! told is part of the key, so a purge can name every key. A response that varies is stored under the
-//! key of its variant, one that does not under the key of the object; the newer one replaces the
-//! other. Interim answers wait in `engine::interim` until the socket can write them between
+//! told is part of the key, so a purge can name every key. A response that varies is stored under
+//! the key of its variant, one that does not under the key of the object; the newer one replaces
+//! the other. Interim answers wait in `engine::interim` until the socket can write them between
 //! answers.
 //!
 //! `parts` answers from responses that are stored in part, and ranges of responses that are not

@@ -41,7 +41,7 @@ impl PartFlight {
         OriginQuestion { range, ..self.request.question(choice) }
     }
 
-    /// The bytes `asked`, of which `response` brings the first, in answer to a question to `choice`.
+    /// The bytes `asked`, of which `response` brings the first, asked of the origins of `choice`.
     pub(super) fn begun(
         &self,
         identity: &PartIdentity,
