@@ -138,7 +138,8 @@ pub(super) async fn keep(
 impl Fill<'_> {
     async fn run(&self, start: FillStart, avoid: Vec<usize>) {
         let class = self.request.class();
-        let result = self.try_and_retry(start, avoid).await.unwrap_or_else(|error| {
+        let trying = Box::pin(self.try_and_retry(start, avoid));
+        let result = trying.await.unwrap_or_else(|error| {
             let result = if error.rejected().is_some() {
                 // That is logged with all that is known of it.
                 "rejected"

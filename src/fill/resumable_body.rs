@@ -37,24 +37,24 @@ use tokio::time::{Instant, timeout_at};
 /// Times that one body is read again from its start, at origins that know no ranges.
 const RESTARTS_MAX: u32 = 8;
 
-/// Whether a FileHash is known that the whole body will be checked against.
+/// What the whole body will be checked against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyCheck {
-    /// It is.
-    ByHash,
+    /// A FileHash.
+    Hash,
     /// Only length and entity tag speak for it.
-    ByLength,
+    Length,
     /// Only entity tag and framing speak for it.
-    ByFraming,
+    Framing,
 }
 
 impl BodyCheck {
     /// What of `expected` will be checked at the end.
     pub(super) fn of(expected: &ExpectedBody) -> Self {
         match expected {
-            ExpectedBody { file_hash: Some(_), .. } => Self::ByHash,
-            ExpectedBody { is_framed: true, .. } => Self::ByFraming,
-            ExpectedBody { .. } => Self::ByLength,
+            ExpectedBody { file_hash: Some(_), .. } => Self::Hash,
+            ExpectedBody { is_framed: true, .. } => Self::Framing,
+            ExpectedBody { .. } => Self::Length,
         }
     }
 }
@@ -332,9 +332,9 @@ impl ResumableBody {
     /// Whether an entity tag or a hash tells what may continue it.
     pub(super) fn is_identified(&self) -> bool {
         match self.checked {
-            BodyCheck::ByHash => true,
-            BodyCheck::ByLength => self.etag.is_some() && self.total.is_some(),
-            BodyCheck::ByFraming => self.etag.is_some(),
+            BodyCheck::Hash => true,
+            BodyCheck::Length => self.etag.is_some() && self.total.is_some(),
+            BodyCheck::Framing => self.etag.is_some(),
         }
     }
 
@@ -493,10 +493,10 @@ impl ResumableBody {
     fn identity(&self) -> String {
         let length = self.total.map_or_else(|| "unknown".to_owned(), |total| total.to_string());
         match (&self.etag, self.checked) {
-            (Some(etag), BodyCheck::ByLength | BodyCheck::ByFraming) => {
+            (Some(etag), BodyCheck::Length | BodyCheck::Framing) => {
                 format!("bytes {}- of {length}, ETag {:?}", self.received, etag)
             }
-            (_, BodyCheck::ByHash) | (None, BodyCheck::ByLength | BodyCheck::ByFraming) => {
+            (_, BodyCheck::Hash) | (None, BodyCheck::Length | BodyCheck::Framing) => {
                 format!("bytes {}- of {length}", self.received)
             }
         }
@@ -504,7 +504,7 @@ impl ResumableBody {
 
     /// Whether a hash judges all that readers get, so that another tag is no reason not to go on.
     fn is_judged_by_hash(&self) -> bool {
-        self.checked == BodyCheck::ByHash && self.extent == BodyExtent::Whole
+        self.checked == BodyCheck::Hash && self.extent == BodyExtent::Whole
     }
 
     /// Goes on with `response`; or why it is no continuation.
@@ -548,7 +548,7 @@ impl ResumableBody {
             | ContinuationError::Unsound
             | ContinuationError::OtherBytes { .. } => Misfit::Answer(error.to_string()),
         })?;
-        if continuation.tie != Tie::EntityTag && self.checked != BodyCheck::ByHash {
+        if continuation.tie != Tie::EntityTag && self.checked != BodyCheck::Hash {
             let text = "the part has not the same strong entity tag";
             return Err(Misfit::Object(text.to_owned()));
         }
@@ -570,7 +570,7 @@ impl ResumableBody {
         self.restarts += 1;
         let length = response.content_length;
         let is_of_known_end = self.total.is_some() || response.is_framed;
-        if self.checked != BodyCheck::ByHash && !is_of_known_end {
+        if self.checked != BodyCheck::Hash && !is_of_known_end {
             return Err("200 that ends with its connection".to_owned());
         }
         if let (Some(length), Some(total)) = (length, self.total)
@@ -579,13 +579,13 @@ impl ResumableBody {
             return Err(format!("200 with {length} bytes"));
         }
         let (none, now) = (HeaderMap::new(), &response.headers);
-        let before = if self.checked == BodyCheck::ByHash { &none } else { &self.headers };
+        let before = if self.checked == BodyCheck::Hash { &none } else { &self.headers };
         continuation::tie(before, now).map_err(|error| error.to_string())?;
         let etag = now.get(header::ETAG);
-        if self.checked != BodyCheck::ByHash && etag != self.etag.as_ref() {
+        if self.checked != BodyCheck::Hash && etag != self.etag.as_ref() {
             return Err(format!("200 with the ETag {etag:?}"));
         }
-        if self.checked != BodyCheck::ByHash {
+        if self.checked != BodyCheck::Hash {
             // It may tell a length that the first response did not tell.
             self.total = self.total.or(length);
         }
@@ -645,7 +645,7 @@ impl BodySeed {
 
     /// Whether pieces that come at different times can be told to be of one object.
     pub(super) fn ties_pieces(&self) -> bool {
-        self.etag.is_some() || self.checked == BodyCheck::ByHash
+        self.etag.is_some() || self.checked == BodyCheck::Hash
     }
 
     /// The declared length.

@@ -35,7 +35,7 @@ impl PartIdentity {
 
     /// Whether pieces that come at different times can be told to be of one object.
     pub(super) fn ties_parts(&self) -> bool {
-        self.etag.is_some() || self.checked == BodyCheck::ByHash
+        self.etag.is_some() || self.checked == BodyCheck::Hash
     }
 
     /// Whether a head is of the same object.
@@ -55,7 +55,7 @@ impl PartIdentity {
         let checked = continuation::check_stretch(&begun, last, response.status, &response.headers);
         match checked {
             Ok((continuation, end))
-                if continuation.tie == Tie::EntityTag || self.checked == BodyCheck::ByHash =>
+                if continuation.tie == Tie::EntityTag || self.checked == BodyCheck::Hash =>
             {
                 Ok(end)
             }

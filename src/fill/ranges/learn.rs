@@ -94,7 +94,7 @@ impl HeadLearner {
         };
         let asking = Box::pin(async {
             match stretch {
-                Some(stretch) => self.by_get(stretch).await,
+                Some(stretch) => Box::pin(self.by_get(stretch)).await,
                 None => self.by_head().await,
             }
         });

@@ -138,11 +138,11 @@ impl PartReader {
             PartDelivery::Kept(_) => {}
             PartDelivery::Passing { begun, .. } => {
                 let begun = begun.lock().take();
-                let fits = |begun: &Box<ResumableBody>| {
+                let begun = begun.filter(|begun| {
                     let end = begun.end().unwrap_or(u64::MAX);
                     (begun.received()..end).contains(&asked.start) && asked.end <= end
-                };
-                match begun.filter(fits) {
+                });
+                match begun {
                     Some(body) => {
                         let resuming = ResumeMode::Yes;
                         reader.pass_on(PassThroughStretch { body, resuming });
