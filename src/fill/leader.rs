@@ -318,7 +318,9 @@ impl Fill<'_> {
             let detail = "it comes under a Content-Encoding, and not from its narinfo's origin";
             return Err(rejected(&meta, Rejection::Head { detail: detail.to_owned() }));
         }
-        let expected = request.expected(&resources.cache, coding).await;
+        let mut expected = request.expected(&resources.cache, coding).await;
+        // A NAR that is cut where its origin gets it ends there as if it were whole.
+        expected.is_framed |= response.is_framed && request.class() != Class::Nar;
         if let Some(length) = response.content_length {
             expected.check_length(length).map_err(|rejection| rejected(&meta, rejection))?;
         }

@@ -20,9 +20,9 @@
 //! without readers makes room for others (`places`).
 //!
 //! - The `FileHash` of a claim proves a body; so does the name of `.nar.xz` and `.nar.bz2`. The
-//!   name of `.nar.zst` and `.nar` is the hash of the unpacked contents and proves nothing. A body
-//!   without a length is stored only if a hash proves it. A page is stored if its end is certain: a
-//!   length, chunks, or HTTP/2.
+//!   name of `.nar.zst` and `.nar` is the hash of the unpacked contents and proves nothing. A NAR
+//!   without a length is stored only if a hash proves it. Anything else is stored if its end is
+//!   certain: a length, chunks, or HTTP/2.
 //! - Only a body with the same strong entity tag and length continues another one, or any body if
 //!   a hash judges the whole (`resumable_body`).
 //! - A large body that comes slowly is fetched in pieces (`parallel`). They are written ahead into

@@ -313,3 +313,27 @@ async fn a_body_without_a_hash_goes_on_elsewhere_by_the_same_tag_and_length_alon
     let said = edge.get(&package.nar_path).await;
     assert!(said.is_cut && package.nar.starts_with(&said.body), "{said:?}");
 }
+
+/// UPSTREAMS.md row 18.
+#[tokio::test]
+async fn small_objects_without_a_length_are_kept_if_their_end_is_certain() {
+    let origin = Origin::start().await;
+    let log = "/log/0123456789abcdfghijklmnpqrsvwxyz-hello.drv";
+    let listing = "/0123456789abcdfghijklmnpqrsvwxyz.ls";
+    let info = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n";
+    for (path, body) in [("/nix-cache-info", info), (listing, "{}"), (log, "built")] {
+        origin.say(path, says(body).chunked());
+        let edge = Edge::before(&origin).await;
+        edge.get(path).await.expect(200, "miss").with(body.as_bytes());
+        edge.until_idle().await;
+        let asked = origin.count(path);
+        let said = edge.get(path).await;
+        assert!(said.outcome().starts_with("hit"), "{path}: {}", said.outcome());
+        assert_eq!(origin.count(path), asked, "{path}");
+    }
+    origin.say(log, says("cut?").until_close());
+    let edge = Edge::before(&origin).await;
+    for _ in 0..2 {
+        edge.get(log).await.expect(200, "pass");
+    }
+}
