@@ -247,7 +247,8 @@ impl HttpOrigin {
         Ok(request)
     }
 
-    /// The target of a redirect, if it is permitted: a listed host, never from https to http.
+    /// The target of a redirect, if it is permitted: the origin's own host, or a listed one, never
+    /// from https to http.
     fn redirected(&self, from: &Uri, exchange: &Exchange) -> Result<Uri, FetchError> {
         let status = exchange.status;
         let location = exchange.heard.headers.get(header::LOCATION);
@@ -255,11 +256,13 @@ impl HttpOrigin {
             self.wire.protocol(format!("answered {status} without a usable Location"))
         })?;
         let target = self.uri(&resolve(from, location))?;
+        let own = self.base.authority.host().to_ascii_lowercase();
         let is_listed = target.authority().is_some_and(|authority| {
             let whole = authority.as_str().to_ascii_lowercase();
             let host = authority.host().to_ascii_lowercase();
             let host = canonical_host(&host);
-            self.redirects_to.iter().any(|listed| *listed == whole || **listed == *host)
+            *host == *canonical_host(&own)
+                || self.redirects_to.iter().any(|listed| *listed == whole || **listed == *host)
         });
         let has_user = target.authority().is_some_and(|a| a.as_str().contains('@'));
         if !is_listed || has_user {

@@ -152,7 +152,10 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new("site.follow_redirects_to", SettingKind::Texts, Fallback::Is("[]"))
         .example(r#"["objects.example.org"]"#)
-        .doc("Hosts that a redirect of an origin may lead to. A redirect elsewhere is a fault."),
+        .doc(
+            "Hosts that a redirect of an origin may lead to, beside its own. A redirect elsewhere \
+             is a fault.",
+        ),
     Setting::new(
         "site.cache_info.priority",
         SettingKind::Integer { min: 0, max: 1_000_000 },

@@ -99,7 +99,7 @@ impl GenericRequest<'_> {
             headers.insert("cdn-loop", self.passed.extended(&self.engine.instance));
             let address = self.connection.peer.ip().to_canonical().to_string();
             if let Ok(address) = HeaderValue::try_from(address) {
-                headers.append(FORWARDED_FOR, address);
+                headers.insert(FORWARDED_FOR, address);
             }
             self.target.address.tell(&mut headers);
             if let ForwardingLimit::FurtherWith(left) = &self.reach {

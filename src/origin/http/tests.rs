@@ -144,21 +144,28 @@ fn redirecting(site: Site, to: &[&str]) -> Site {
 }
 
 #[tokio::test]
-async fn redirects_lead_only_to_listed_hosts() {
+async fn redirects_lead_only_to_the_own_host_and_to_listed_ones() {
     let target = Scripted::always(says(200, "moved")).await;
-    let location = format!("http://{}/there?x=1#part", target.address);
+    let port = target.address.port();
+    let location = format!("http://localhost:{port}/there?x=1#part");
     let server = Scripted::always(Act::Answer(302, vec![("location", location)], "")).await;
     let plain = site(vec![http_origin("one", &server)]);
     let refused = bench(&plain).origins.fetch(&ask("/x")).await;
     assert!(refused.unwrap_err().to_string().contains("follow_redirects_to"));
     assert_eq!(target.asked(), 0);
 
-    for listed in ["127.0.0.1".to_owned(), target.address.to_string()] {
+    for listed in ["localhost".to_owned(), format!("localhost:{port}")] {
         let site = redirecting(plain.clone(), &[&listed]);
         let response = found(bench(&site).origins.fetch(&ask("/x")).await);
         assert_eq!(whole(response).await, b"moved");
     }
     assert!(target.heads()[0].starts_with("GET /there?x=1 HTTP/1.1\r\n"));
+
+    // UPSTREAMS.md row 21.
+    let location = format!("http://{}/own", target.address);
+    let server = Scripted::always(Act::Answer(302, vec![("location", location)], "")).await;
+    let response = found(origins(vec![http_origin("one", &server)]).fetch(&ask("/x")).await);
+    assert_eq!(whole(response).await, b"moved");
 }
 
 #[tokio::test]

@@ -110,10 +110,16 @@ pub fn dress(answer: &mut HeaderMap, caching: &Caching) {
 }
 
 /// Fields of a request by which applications behind caches let themselves be told another host,
-/// scheme, path or method than the one that was asked for. They go to no origin.
-const OVERRIDING: [&str; 17] = [
+/// scheme, path or method than the one that was asked for, or another client. They go to no
+/// origin: a client can forge them.
+const OVERRIDING: [&str; 23] = [
+    "cf-connecting-ip",
+    "fastly-client-ip",
     "forwarded",
     "front-end-https",
+    "true-client-ip",
+    "x-client-ip",
+    "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-forwarded-prefix",
@@ -127,13 +133,14 @@ const OVERRIDING: [&str; 17] = [
     "x-method-override",
     "x-original-host",
     "x-original-url",
+    "x-real-ip",
     "x-rewrite-url",
     "x-url-scheme",
 ];
 
 /// Fields of a request that go to the origin although its answer may be stored and no key has them:
 /// what RFCs and browsers define, by which no application is known to answer without `Vary`.
-const HARMLESS: [&str; 49] = [
+const HARMLESS: [&str; 48] = [
     "a-im",
     "authorization",
     "available-dictionary",
@@ -181,7 +188,6 @@ const HARMLESS: [&str; 49] = [
     "want-digest",
     "want-repr-digest",
     "width",
-    "x-forwarded-for",
     "x-request-id",
 ];
 

@@ -337,3 +337,23 @@ async fn small_objects_without_a_length_are_kept_if_their_end_is_certain() {
         edge.get(log).await.expect(200, "pass");
     }
 }
+
+/// UPSTREAMS.md row 36.
+#[tokio::test]
+async fn a_client_cannot_tell_an_origin_another_address() {
+    let origin = Origin::start().await;
+    origin.say("/a", says("x").field("cache-control", "private"));
+    let edge = Setup::default().site("kind = \"generic\"").start(&[&origin]).await;
+    let forged = [
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-real-ip", "192.0.2.1"),
+        ("true-client-ip", "192.0.2.1"),
+        ("forwarded", "for=192.0.2.1"),
+    ];
+    edge.read_with("/a", &forged).await.expect(200, "pass");
+    let asked = &origin.asked("/a")[0];
+    assert_eq!(asked.field("x-forwarded-for"), Some("127.0.0.1"));
+    for (name, _) in &forged[1..] {
+        assert_eq!(asked.field(name), None, "{name}");
+    }
+}
