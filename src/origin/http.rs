@@ -252,7 +252,8 @@ impl HttpOrigin {
     fn redirected(&self, from: &Uri, exchange: &Exchange) -> Result<Uri, FetchError> {
         let status = exchange.status;
         let location = exchange.heard.headers.get(header::LOCATION);
-        let location = location.and_then(|value| value.to_str().ok()).ok_or_else(|| {
+        let location = location.and_then(|value| value.to_str().ok());
+        let location = location.filter(|location| !location.is_empty()).ok_or_else(|| {
             self.wire.protocol(format!("answered {status} without a usable Location"))
         })?;
         let target = self.uri(&resolve(from, location))?;
