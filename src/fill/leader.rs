@@ -319,7 +319,7 @@ impl Fill<'_> {
             return Err(rejected(&meta, Rejection::Head { detail: detail.to_owned() }));
         }
         let mut expected = request.expected(&resources.cache, coding).await;
-        // A NAR that is cut where its origin gets it ends there as if it were whole.
+        // A NAR that its origin gets cut ends there as if it were whole.
         expected.is_framed |= response.is_framed && request.class() != Class::Nar;
         if let Some(length) = response.content_length {
             expected.check_length(length).map_err(|rejection| rejected(&meta, rejection))?;

@@ -1,3 +1,5 @@
+//! Tests of the map of fills: what requests, purges and leaders do to it at the same time.
+
 use super::*;
 use crate::cache::{Cache, Purging, Scope};
 use crate::clock::{Clock, ManualClock, Timestamp};
@@ -56,7 +58,7 @@ fn join(registry: &Arc<Registry>, looked: Option<FillEpoch>) -> Result<Joined, J
 async fn end(joined: Joined) {
     joined.end.send(()).unwrap();
     joined.reader.ended().await;
-    // The leader ends the flight first, and leaves the map in the same step.
+    // The leader leaves the map in the same step.
     tokio::task::yield_now().await;
 }
 

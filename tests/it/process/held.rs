@@ -140,7 +140,8 @@ fn three_hundred_reloads_cost_no_request_and_no_file() {
         let asking = scope.spawn(|| {
             let mut asked = 0;
             while !is_over.load(Ordering::Acquire) {
-                assert!(edge.get(&path).body == body);
+                let reply = edge.get(&path);
+                assert!(reply.body == body, "{} and {} bytes", reply.head, reply.body.len());
                 asked += 1;
             }
             asked
