@@ -5,9 +5,9 @@ use std::time::Duration;
 /// An idle connection is closed after this long.
 pub(super) const IDLE: Duration = Duration::from_secs(75);
 /// Header fields of a response.
-pub(super) const HEADERS_MAX: usize = 100;
-/// Bytes of a response's head, each field counted with its separators.
-pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(super) const HEADERS_MAX: usize = 500;
+/// Bytes of a response's head, each field counted with its separators. curl takes 300 KiB.
+pub(super) const HEAD_BYTES_MAX: usize = 200 * 1024;
 /// The read buffer of an HTTP/1 connection.
 pub(super) const READ_BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// What an HTTP/2 server may send ahead on one stream.

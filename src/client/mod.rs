@@ -25,6 +25,7 @@ mod message;
 mod pool;
 pub mod trust;
 mod upload;
+mod verifier;
 
 pub use body::InboundBody;
 pub use error::{ClientError, ErrorChain, FailureShare, UploadError};
@@ -35,7 +36,7 @@ use crate::config::HttpVersion;
 use connector::DeadlineConnector;
 use failure::{FailedRequest, RequestFate};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Request, Response, response};
+use http::{HeaderMap, HeaderValue, Request, Response, response};
 use http2::Http2;
 use limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 use pool::{Choice, Pool};
@@ -156,8 +157,8 @@ impl Client {
 
 /// The response, once its head is fit for use.
 fn inbound(response: Response<InboundBody>, resends: u32) -> Result<Inbound, ClientError> {
-    let (head, body) = response.into_parts();
-    match check_head(&head) {
+    let (mut head, body) = response.into_parts();
+    match settle_head(&mut head) {
         Ok(()) => Ok(Inbound { head, body, resends }),
         Err(detail) => {
             body.discard();
@@ -173,21 +174,25 @@ fn keep_buffers() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_BYTES)));
 }
 
-/// Refuses what two readers could frame in two ways (RFC 9112 section 6.3), and heads beyond the
-/// limit. hyper itself refuses differing or malformed lengths, and a transfer coding in HTTP/1.0.
-fn check_head(head: &response::Parts) -> Result<(), &'static str> {
-    if head.headers.len() > HEADERS_MAX || head_bytes(&head.headers) > HEAD_BYTES_MAX {
+/// Leaves one way to frame a response (RFC 9112 section 6.3), or refuses it; also heads beyond the
+/// limit. A repeated length is one length, and beside chunks none counts. hyper itself refuses
+/// differing or malformed lengths, and a transfer coding in HTTP/1.0.
+fn settle_head(head: &mut response::Parts) -> Result<(), &'static str> {
+    let headers = &mut head.headers;
+    if headers.len() > HEADERS_MAX || head_bytes(headers) > HEAD_BYTES_MAX {
         return Err("the head of the response is too large");
     }
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
-        return Ok(());
-    };
-    if head.headers.contains_key(CONTENT_LENGTH) {
-        return Err("the response has both Content-Length and Transfer-Encoding");
-    }
-    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         return Err("the response has another transfer coding than `chunked`");
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    } else if let Some(length) = headers.get(CONTENT_LENGTH).cloned()
+        && headers.get_all(CONTENT_LENGTH).iter().all(|other| *other == length)
+    {
+        headers.insert(CONTENT_LENGTH, length);
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -46,16 +47,22 @@ fn http2_server() -> http2::Builder<TokioExecutor> {
 }
 
 async fn tls_server(protocols: &[&[u8]]) -> TlsServer {
-    let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    tls_server_with(protocols, params).await
+}
+
+async fn tls_server_with(protocols: &[&[u8]], params: CertificateParams) -> TlsServer {
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
     let mut ca_file = tempfile::NamedTempFile::new().unwrap();
-    ca_file.write_all(issued.cert.pem().as_bytes()).unwrap();
-    let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    ca_file.write_all(certificate.pem().as_bytes()).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
     tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
@@ -152,6 +159,59 @@ async fn a_private_authority_is_trusted_where_its_file_is_given() {
         let other_name = trusting.send(get("https", "127.0.0.1", server.address)).await;
         assert!(matches!(other_name, Err(ClientError::Connect(..))));
     }
+}
+
+/// UPSTREAMS.md row 28.
+#[tokio::test]
+async fn a_server_may_present_the_authority_of_the_ca_file_itself() {
+    let named = |name: &str| {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let server = tls_server_with(&[b"http/1.1"], named("localhost")).await;
+    let trust = TlsTrust::load(Some(server.ca_file.path()), None).unwrap();
+    let request = || get("https", "localhost", server.address);
+    assert_eq!(text(client(&trust, 200).send(request()).await.unwrap()).await, "HTTP/1.1");
+
+    let other = tls_server_with(&[b"http/1.1"], named("localhost")).await;
+    let doubting = TlsTrust::load(Some(other.ca_file.path()), None).unwrap();
+    assert!(client(&doubting, 200).send(request()).await.is_err(), "another authority's file");
+    let request = get("https", "127.0.0.1", server.address);
+    assert!(client(&trust, 200).send(request).await.is_err(), "another name");
+
+    let mut expired = named("localhost");
+    expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let server = tls_server_with(&[b"http/1.1"], expired).await;
+    let trust = TlsTrust::load(Some(server.ca_file.path()), None).unwrap();
+    let request = get("https", "localhost", server.address);
+    assert!(client(&trust, 200).send(request).await.is_err(), "an expired one");
+}
+
+#[test]
+fn one_way_is_left_to_frame_a_response() {
+    let settled = |lines: &[(&'static str, &'static str)]| {
+        let mut response = Response::builder();
+        for (name, value) in lines {
+            response = response.header(*name, *value);
+        }
+        let mut head = response.body(()).unwrap().into_parts().0;
+        settle_head(&mut head).map(|()| {
+            let lines = head.headers.iter();
+            let lines = lines.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+            lines.collect::<Vec<_>>()
+        })
+    };
+    let (length, coding) = ("content-length", "transfer-encoding");
+    let chunked = Ok(vec!["transfer-encoding: chunked".to_owned()]);
+    assert_eq!(settled(&[(length, "5"), (length, "5")]), Ok(vec!["content-length: 5".to_owned()]));
+    assert_eq!(settled(&[(length, "5"), (coding, "chunked")]), chunked);
+    assert_eq!(settled(&[(coding, "chunked"), (coding, "Chunked")]), chunked);
+    for codings in [&[(coding, "gzip")][..], &[(coding, "gzip, chunked")], &[(coding, "")]] {
+        settled(codings).unwrap_err();
+    }
+    let long: &'static str = "x".repeat(HEAD_BYTES_MAX).leak();
+    settled(&[("x", long)]).unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]

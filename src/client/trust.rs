@@ -2,6 +2,7 @@
 //! the edge shows to it. Read once when the configuration is taken into use, however many origins
 //! and sites it has: the system's take some 200 KiB. Shared afterwards; no locks.
 
+use super::verifier::OriginVerifier;
 use crate::config::{CertificateFiles, HttpVersion};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -9,6 +10,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Names a file of certificate authorities, as for Nix itself.
+const NIX_CERTIFICATES: &str = "NIX_SSL_CERT_FILE";
 
 /// A TLS client set-up: TLS 1.2 and 1.3, ALPN for HTTP/2 and HTTP/1.1, and the authorities.
 #[derive(Debug, Clone)]
@@ -60,6 +64,9 @@ pub enum TrustError {
     /// The TLS library refused its set-up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
+    /// The TLS library takes no authority.
+    #[error("TLS cannot be set up: {0}")]
+    Verifier(#[from] rustls::client::VerifierBuilderError),
 }
 
 impl TlsTrust {
@@ -75,10 +82,13 @@ impl TlsTrust {
         if let Some(path) = ca_file {
             add_file(&mut roots, path)?;
         }
+        let own = ca_file.map(chain).transpose()?.unwrap_or_default();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = OriginVerifier::new(roots, own, Arc::clone(&provider))?;
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
         let mut tls = match identity {
             None => tls.with_no_client_auth(),
             Some(files) => {
@@ -143,7 +153,13 @@ fn system_roots() -> RootCertStore {
         tracing::debug!(%error, "system certificate authority left out");
     }
     let mut roots = RootCertStore::empty();
-    let (added, ignored) = roots.add_parsable_certificates(found.certs);
+    let (mut added, ignored) = roots.add_parsable_certificates(found.certs);
+    if let Some(path) = std::env::var_os(NIX_CERTIFICATES).map(PathBuf::from) {
+        match chain(&path) {
+            Ok(certificates) => added += roots.add_parsable_certificates(certificates).0,
+            Err(error) => tracing::warn!(%error, "{NIX_CERTIFICATES} not used"),
+        }
+    }
     if added == 0 {
         tracing::info!(ignored, "no system certificate authorities, using built-in ones");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
