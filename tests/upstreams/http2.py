@@ -2,9 +2,11 @@
 and each stream has one that writes its answer. What h2 would not send is written as raw frames."""
 
 import contextlib
+import socket
+import ssl
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import h2.config
 import h2.connection
@@ -31,16 +33,52 @@ class Oddities:
     # each n-th stream is reset with this code before its answer
     reset_every: int = 0
     reset_code: int = 7
-    settings: dict = field(default_factory=dict)
+    # streams at once, announced behind the first settings; more are refused
+    streams_max: int | None = None
     # called with the connection after each answered request
     after_answer: object = None
 
 
-class Stream:
-    """The window of one stream is kept by h2; this wakes its writer."""
+class Pipe:
+    """TLS that one thread may read while others write: Python's own sockets cannot do that."""
 
-    def __init__(self, request):
-        self.request = request
+    def __init__(self, connection, context):
+        self.socket = connection
+        self.lock = threading.Lock()
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+        while not self.is_ready():
+            if not (data := connection.recv(65536)):
+                raise OSError("no handshake")
+            self.incoming.write(data)
+
+    def is_ready(self):
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self.socket.sendall(self.outgoing.read())
+        return True
+
+    def recv(self, size):
+        while True:
+            with self.lock, contextlib.suppress(ssl.SSLWantReadError):
+                return self.tls.read(size)
+            if not (data := self.socket.recv(65536)):
+                return b""
+            with self.lock:
+                self.incoming.write(data)
+
+    def sendall(self, data):
+        with self.lock:
+            self.tls.write(data)
+            self.socket.sendall(self.outgoing.read())
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
 
 
 class Connection:
@@ -57,13 +95,15 @@ class Connection:
         self.open = set()
         self.last = 0
         self.is_over = False
+        self.is_changing = True
 
     def run(self):
         odd = self.upstream.http2
-        self.h2.update_settings(
-            {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 128} | odd.settings)
         self.h2.initiate_connection()
         self.flush()
+        if odd.streams_max:
+            # Clients may open more until they know, so h2 is not told.
+            self.raw(frame.SettingsFrame(0, settings={3: odd.streams_max}))
         while data := self.socket.recv(65536):
             with self.changed:
                 try:
@@ -81,9 +121,18 @@ class Connection:
     def on(self, event):
         if isinstance(event, h2.events.RequestReceived):
             self.on_request(event)
-        elif isinstance(event, (h2.events.StreamReset, h2.events.StreamEnded)):
-            if isinstance(event, h2.events.StreamReset):
-                self.open.discard(event.stream_id)
+        elif isinstance(event, h2.events.StreamReset):
+            self.open.discard(event.stream_id)
+        elif isinstance(event, h2.events.SettingsAcknowledged):
+            self.is_changing = False
+
+    def change(self, settings):
+        """New settings, if the last ones are acknowledged: h2 cannot tell two apart."""
+        with self.changed:
+            if not self.is_changing:
+                self.is_changing = True
+                self.h2.update_settings(settings)
+                self.flush()
 
     def on_request(self, event):
         odd = self.upstream.http2
@@ -96,6 +145,9 @@ class Connection:
                           self.requests, self.number)
         if odd.reset_every and self.requests % odd.reset_every == 0:
             self.h2.reset_stream(event.stream_id, odd.reset_code)
+            return
+        if odd.streams_max and len(self.open) >= odd.streams_max:
+            self.h2.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             return
         self.open.add(event.stream_id)
         self.last = event.stream_id
@@ -188,4 +240,7 @@ class Connection:
 
 def serve(upstream, connection, number):
     with contextlib.suppress(OSError):
-        Connection(upstream, connection, number).run()
+        pipe = Pipe(connection, upstream.context)
+        if pipe.tls.selected_alpn_protocol() == "h2":
+            Connection(upstream, pipe, number).run()
+        pipe.close()

@@ -66,9 +66,8 @@ class World:
 
     def upstream(self, tls=False, h2=False, bucket=None, publish=True):
         """A new upstream, with the sample cache on it. `tls` may be a certificate and key."""
-        protocols = ("h2", "http/1.1") if h2 else ("http/1.1",)
         pair = tls if isinstance(tls, tuple) else self.plain_certificate
-        one = Upstream(pair if tls or h2 else None, protocols, bucket)
+        one = Upstream(pair if tls or h2 else None, h2, bucket)
         self.upstreams.append(one)
         one.put("/nix-cache-info", CACHE_INFO, "text/x-nix-cache-info")
         if publish:

@@ -17,16 +17,17 @@ IDLE = 120
 
 
 class Upstream(Store):
-    """Listens on a free port of loopback. `tls` is a pair of files, `protocols` what ALPN
-    offers."""
+    """Listens on a free port of loopback. `tls` is a pair of files. Over HTTP/2 it speaks
+    nothing else."""
 
-    def __init__(self, tls=None, protocols=("http/1.1",), bucket=None):
+    def __init__(self, tls=None, is_http2=False, bucket=None):
         super().__init__(bucket)
         self.context = None
+        self.is_http2 = is_http2
         if tls:
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.context.load_cert_chain(*tls)
-            self.context.set_alpn_protocols(list(protocols))
+            self.context.set_alpn_protocols(["h2" if is_http2 else "http/1.1"])
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.listener.getsockname()[1]
         self.connections = []
@@ -71,15 +72,15 @@ class Upstream(Store):
                 time.sleep(IDLE)
             if self.on_connection and self.on_connection(connection, number):
                 return
+            if self.is_http2:
+                http2.serve(self, connection, number)
+                return
             if self.context:
                 plain, connection = connection, self.context.wrap_socket(
                     connection, server_side=True)
                 with self.lock:
                     self.connections.remove(plain)
                     self.connections.append(connection)
-                if connection.selected_alpn_protocol() == "h2":
-                    http2.serve(self, connection, number)
-                    return
             Connection(self, connection, number).run()
         with contextlib.suppress(OSError):
             connection.close()

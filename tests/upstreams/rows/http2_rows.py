@@ -75,7 +75,7 @@ def connection_dies_with_twenty_streams(world):
 def one_stream_at_a_time(world):
     """SETTINGS_MAX_CONCURRENT_STREAMS is 1."""
     one = world.upstream(h2=True)
-    one.http2.settings = {Settings.MAX_CONCURRENT_STREAMS: 1}
+    one.http2.streams_max = 1
     return [Many(crowd(world, one)), Nix([world.sample.large])]
 
 
@@ -84,15 +84,13 @@ def settings_that_change(world):
     """After each answer the settings change: streams, windows, header table, frame size."""
     one = world.upstream(h2=True)
     turns = [
-        {Settings.MAX_CONCURRENT_STREAMS: 3, Settings.INITIAL_WINDOW_SIZE: 1},
+        {Settings.MAX_CONCURRENT_STREAMS: 40, Settings.INITIAL_WINDOW_SIZE: 1},
         {Settings.HEADER_TABLE_SIZE: 0, Settings.MAX_FRAME_SIZE: 100_000},
         {Settings.MAX_CONCURRENT_STREAMS: 100, Settings.HEADER_TABLE_SIZE: 65536},
     ]
 
     def change(connection):
-        with connection.changed:
-            connection.h2.update_settings(turns[connection.requests % 3])
-            connection.flush()
+        connection.change(turns[connection.requests % 3])
 
     one.http2.after_answer = change
     return [Many(crowd(world, one)), *usual(world.sample.large)]
@@ -146,6 +144,7 @@ def unknown_frames_and_pings(world):
 
     def chat(connection):
         unknown = frame.ExtensionFrame(type=0xFA, stream_id=0, flag_byte=0, body=b"grease")
+        unknown.body_len = 6
         connection.raw(unknown)
         connection.raw(frame.AltSvcFrame(0, origin=b"lab", field=b"h3=\":443\""))
         with connection.changed:
