@@ -68,6 +68,8 @@ class Answer:
     before: bytes = b""
     # announced in place of the length
     length: int | None = None
+    # whether HEAD is sent the body too
+    head_body: bool = False
     # the last chunk's trailer fields
     trailers: dict = field(default_factory=dict)
     # "open", "close" (announced) or "silent" (not announced)

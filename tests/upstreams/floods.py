@@ -10,7 +10,7 @@ import time
 
 from measure import FAILED, RIGHT
 
-FRAMES = 200_000
+FRAMES = 1_000_000
 PATIENCE = 15
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 NGINX = """

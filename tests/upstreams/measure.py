@@ -36,6 +36,10 @@ class Seen:
     # of a step of many requests: how many were right
     right: int = 0
 
+    @property
+    def what(self):
+        return f"{WORDS[self.rank]} ({self.status})"
+
     def __str__(self):
         return f"{WORDS[self.rank]} {self.status} {self.seconds:.1f}s {self.requests}rq"
 
@@ -240,17 +244,17 @@ def compare(direct, edge):
     better = []
     for number, (one, other) in enumerate(zip(direct, edge), 1):
         if other.rank == WRONG:
-            return "worse", f"step {number}: wrong bytes end cleanly ({other.status})"
+            return "worse", f"step {number}: wrong bytes end cleanly"
         if other.rank < one.rank:
-            return "worse", f"step {number}: {one.status} became {other.status}"
+            return "worse", f"step {number}: {one.what} became {other.what}"
         if other.rank == one.rank == FAILED and other.right < one.right - SLACK:
-            return "worse", f"step {number}: {one.status} became {other.status}"
+            return "worse", f"step {number}: {one.what} became {other.what}"
         if other.rank == one.rank and other.seconds > max(SLOWER, TIMES * one.seconds):
             return "worse", f"step {number}: {one.seconds:.1f} s became {other.seconds:.1f} s"
         if other.requests > max(REQUESTS, REQUEST_TIMES * one.requests):
             return "worse", f"step {number}: {one.requests} requests became {other.requests}"
         if other.rank > one.rank or other.right > one.right + SLACK:
-            better.append(f"step {number}: {one.status} became {other.status}")
+            better.append(f"step {number}: {one.what} became {other.what}")
     saved = [number for number, (one, other) in enumerate(zip(direct, edge), 1)
              if number > 1 and other.requests < one.requests]
     if saved:

@@ -79,7 +79,8 @@ class Upstream(Store):
                 plain, connection = connection, self.context.wrap_socket(
                     connection, server_side=True)
                 with self.lock:
-                    self.connections.remove(plain)
+                    if plain in self.connections:
+                        self.connections.remove(plain)
                     self.connections.append(connection)
             Connection(self, connection, number).run()
         with contextlib.suppress(OSError):
@@ -97,7 +98,12 @@ class Upstream(Store):
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
-        for connection in list(self.connections):
+        self.stop_connections()
+
+    def stop_connections(self):
+        with self.lock:
+            open_ones, self.connections = self.connections, []
+        for connection in open_ones:
             reset(connection)
 
     close = stop_listening
@@ -145,7 +151,8 @@ class Connection:
         if answer.raw is not None:
             self.send(answer.raw, answer)
             return False
-        has_body = request.method != "HEAD" and answer.status not in (204, 304)
+        has_body = ((request.method != "HEAD" or answer.head_body)
+                    and answer.status not in (204, 304))
         framing = answer.framing if has_body or answer.framing != "close" else "length"
         if request.version == "1.0" and framing == "chunked":
             framing = "close"
@@ -166,7 +173,8 @@ class Connection:
             headers["Transfer-Encoding"] = "chunked"
         if framing == "close" or answer.after == "close":
             headers["Connection"] = "close"
-        reason = http.HTTPStatus(answer.status).phrase if answer.status < 520 else "Odd"
+        known = answer.status in list(http.HTTPStatus)
+        reason = http.HTTPStatus(answer.status).phrase if known else "Odd"
         lines = [f"HTTP/1.1 {answer.status} {reason}"]
         for name, value in headers.items():
             values = value if isinstance(value, list) else [value]

@@ -192,8 +192,7 @@ def streams_after_idle(world):
     one, path = world.upstream(h2=True), world.sample.medium
 
     def cut():
-        for connection in list(one.connections):
-            connection.close()
+        one.stop_connections()
         time.sleep(0.3)
 
     return [info(path), nar(path, before=cut), Get("/absent.narinfo", None, before=cut)]
