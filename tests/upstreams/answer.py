@@ -2,6 +2,7 @@
 Both protocols (`upstream` and `http2`) send the same answers."""
 
 import base64
+import email.utils
 import fnmatch
 import hashlib
 import threading
@@ -9,7 +10,8 @@ import time
 import urllib.parse
 from dataclasses import dataclass, field
 
-DATE = "Mon, 30 Nov 2026 12:00:00 GMT"
+# When the objects were made.
+MADE = "Sun, 01 Nov 2026 12:00:00 GMT"
 
 
 @dataclass
@@ -110,7 +112,7 @@ class Store:
         # what all paths begin with
         self.base = ""
         self.latency = 0
-        self.last_modified = DATE
+        self.last_modified = MADE
 
     def put(self, path, body, content_type="application/octet-stream", **headers):
         self.objects[path] = (body, {"Content-Type": content_type} | headers)
@@ -156,7 +158,7 @@ class Store:
             return self.missing(request)
         body, headers = found
         tag = base64.b16encode(hashlib.md5(body).digest()).decode().lower()
-        usual = {"ETag": f'"{tag}"', "Accept-Ranges": "bytes"}
+        usual = {"Date": now(), "ETag": f'"{tag}"', "Accept-Ranges": "bytes"}
         if self.last_modified:
             usual["Last-Modified"] = self.last_modified
         if self.bucket:
@@ -166,7 +168,11 @@ class Store:
     def missing(self, request):
         if self.bucket:
             return xml_error(404, "NoSuchKey")
-        return Answer(404, b"404\n", {"Content-Type": "text/plain"})
+        return Answer(404, b"404\n", {"Content-Type": "text/plain", "Date": now()})
+
+
+def now():
+    return email.utils.formatdate(usegmt=True)
 
 
 def xml_error(status, code, **fields):

@@ -30,6 +30,8 @@ class Oddities:
     goaway_code: int = 0
     # each connection dies (FIN) when so many streams are open at once
     dies_with: int | None = None
+    # the first connection falls silent, without an end, when so many are open
+    mutes_with: int | None = None
     # each n-th stream is reset with this code before its answer
     reset_every: int = 0
     reset_code: int = 7
@@ -96,6 +98,7 @@ class Connection:
         self.last = 0
         self.is_over = False
         self.is_changing = True
+        self.is_mute = False
 
     def run(self):
         odd = self.upstream.http2
@@ -105,6 +108,8 @@ class Connection:
             # Clients may open more until they know, so h2 is not told.
             self.raw(frame.SettingsFrame(0, settings={3: odd.streams_max}))
         while data := self.socket.recv(65536):
+            if self.is_mute:
+                continue
             with self.changed:
                 try:
                     events = self.h2.receive_data(data)
@@ -154,8 +159,13 @@ class Connection:
         if odd.dies_with and len(self.open) >= odd.dies_with:
             self.upstream.http2.dies_with = None
             raise OSError("the connection dies")
+        if odd.mutes_with and len(self.open) >= odd.mutes_with:
+            odd.mutes_with = None
+            self.is_mute = True
         if odd.goaway_after and self.requests >= odd.goaway_after:
             self.goaway(odd.goaway_code)
+            if odd.goaway_code:
+                raise OSError("an error ends the connection")
         threading.Thread(target=self.answer, args=(event.stream_id, request),
                          daemon=True).start()
 
@@ -172,7 +182,7 @@ class Connection:
 
     def flush(self):
         with self.changed:
-            if data := self.h2.data_to_send():
+            if (data := self.h2.data_to_send()) and not self.is_mute:
                 self.socket.sendall(data)
 
     def answer(self, stream, request):
@@ -239,8 +249,9 @@ class Connection:
 
 
 def serve(upstream, connection, number):
-    with contextlib.suppress(OSError):
-        pipe = Pipe(connection, upstream.context)
+    pipe = Pipe(connection, upstream.context)
+    try:
         if pipe.tls.selected_alpn_protocol() == "h2":
             Connection(upstream, pipe, number).run()
+    finally:
         pipe.close()

@@ -10,7 +10,7 @@ import threading
 import time
 
 import http2
-from answer import DATE, Request, Store
+from answer import Request, Store, now
 
 # A connection on which nothing happens ends after so long (s).
 IDLE = 120
@@ -34,10 +34,9 @@ class Upstream(Store):
         self.count = 0
         self.is_closed = False
         # oddities of connections: accept and never answer; end after so many requests without
-        # saying so; what is done with a connection before it is served
+        # saying so
         self.is_mute = False
         self.requests_max = None
-        self.on_connection = None
         self.http2 = http2.Oddities()
         self.tunnel_certificate = None
         threading.Thread(target=self.accept, daemon=True).start()
@@ -64,27 +63,33 @@ class Upstream(Store):
             threading.Thread(target=self.serve, args=(connection, number), daemon=True).start()
 
     def serve(self, connection, number):
-        with contextlib.suppress(OSError, ValueError, ssl.SSLError):
-            connection.settimeout(IDLE)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.is_mute:
-                connection.recv(1 << 20)
-                time.sleep(IDLE)
-            if self.on_connection and self.on_connection(connection, number):
-                return
-            if self.is_http2:
-                http2.serve(self, connection, number)
-                return
-            if self.context:
-                plain, connection = connection, self.context.wrap_socket(
-                    connection, server_side=True)
-                with self.lock:
-                    if plain in self.connections:
-                        self.connections.remove(plain)
-                    self.connections.append(connection)
+        try:
+            self.converse(connection, number)
+        except (OSError, ValueError):
+            pass
+        finally:
+            with contextlib.suppress(OSError):
+                connection.close()
+
+    def converse(self, connection, number):
+        """All that happens on one connection."""
+        connection.settimeout(IDLE)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.is_mute:
+            connection.recv(1 << 20)
+            time.sleep(IDLE)
+        if self.is_http2:
+            http2.serve(self, connection, number)
+            return
+        if not self.context:
             Connection(self, connection, number).run()
-        with contextlib.suppress(OSError):
-            connection.close()
+            return
+        with self.context.wrap_socket(connection, server_side=True) as secure:
+            with self.lock:
+                if connection in self.connections:
+                    self.connections.remove(connection)
+                self.connections.append(secure)
+            Connection(self, secure, number).run()
 
     def tunnel(self, connection):
         """As the proxy of CONNECT: it is the server behind itself, over TLS."""
@@ -165,7 +170,7 @@ class Connection:
         return is_kept and framing != "close" and answer.after == "open"
 
     def head(self, request, answer, framing):
-        headers = {"Date": DATE, "Server": "lab"} | answer.headers
+        headers = {"Date": now(), "Server": "lab"} | answer.headers
         length = len(answer.body) if answer.length is None else answer.length
         if framing == "length" and answer.status not in (204, 304):
             headers.setdefault("Content-Length", str(length))

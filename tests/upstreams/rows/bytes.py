@@ -26,7 +26,7 @@ def pieces_of_2048_bytes(world):
 @row(1)
 def tls_records_of_1369_bytes(world):
     """TLS records of 1,369 bytes, 0.2 ms apart, over HTTP/1.1."""
-    one, path = world.upstream(tls=True), world.sample.large
+    one, path = world.upstream(tls=True), world.sample.medium
     one.odd(path.file_path(), pieces=1369, gap=0.0002)
     return usual(path)
 

@@ -12,7 +12,7 @@ from sample import NIX32
 Settings = h2.settings.SettingCodes
 
 
-def crowd(world, upstream, count=200):
+def crowd(world, upstream, count=120):
     """So many narinfos, as pairs of path and text."""
     world.site = {"signatures": "off"}
     world.keys = []
@@ -28,15 +28,15 @@ def crowd(world, upstream, count=200):
 
 @row(3)
 def goaway_after_5_requests(world):
-    """GOAWAY(NO_ERROR) after 5 requests on a connection; 200 narinfos, 25 at once."""
+    """GOAWAY(NO_ERROR) after 5 requests on a connection; 120 narinfos, 25 at once."""
     one = world.upstream(h2=True)
     one.http2.goaway_after = 5
     return [Many(crowd(world, one))]
 
 
 @row(3)
-def goaway_after_20_requests_by_nix(world):
-    """GOAWAY after each second request, pieces of 1,448 bytes; a closure by Nix."""
+def goaway_after_2_requests_by_nix(world):
+    """GOAWAY after two requests of a connection, pieces of 1,448 bytes; a closure by Nix."""
     one = world.upstream(h2=True)
     one.http2.goaway_after = 2
     one.odd("/nar/*", pieces=1448)
@@ -46,9 +46,10 @@ def goaway_after_20_requests_by_nix(world):
 # kalbasit/ncps#990: GOAWAY with PROTOCOL_ERROR in the middle of many requests.
 @row()
 def goaway_with_an_error(world):
-    """GOAWAY(PROTOCOL_ERROR) after 20 requests, as cachix sent it."""
+    """GOAWAY(PROTOCOL_ERROR) after 60 requests, and the connection ends, as of cachix."""
     one = world.upstream(h2=True)
-    one.http2.goaway_after, one.http2.goaway_code = 20, 1
+    one.http2.goaway_after, one.http2.goaway_code = 60, 1
+    one.latency = 0.02
     return [Many(crowd(world, one))]
 
 
@@ -196,3 +197,14 @@ def streams_after_idle(world):
         time.sleep(0.3)
 
     return [info(path), nar(path, before=cut), Get("/absent.narinfo", None, before=cut)]
+
+
+# golang/go#36026, open-telemetry/opentelemetry-collector-contrib#31672
+@row(slow=True)
+def connection_falls_silent(world):
+    """A connection with 12 streams falls silent, without an end; new ones are answered."""
+    one = world.upstream(h2=True)
+    pairs = crowd(world, one)
+    one.latency = 0.05
+    one.http2.mutes_with = 12
+    return [Many(pairs[:25]), Many(pairs[40:90])]

@@ -182,8 +182,7 @@ def nar_url_with_query(world):
 
 @row(18)
 def small_objects_without_length(world):
-    """nix-cache-info, a listing, a log and debuginfo, chunked; then the edge restarts while the
-    upstream is down."""
+    """Small objects, chunked; then the edge restarts while the upstream is down."""
     one = world.upstream()
     paths = ["/" + world.sample.small.hash + ".ls", "/log/" + "a" * 32 + "-x.drv",
              "/debuginfo/" + "b" * 40, "/nix-cache-info"]

@@ -1,12 +1,13 @@
 """What people met with binary caches and the software that serves them. Each row names the
 report."""
 
+import gzip
 import time
 
 from measure import Get, Nix
 from row import by_nix, info, nar, row, usual
 from rows.objects import PAGE, flip
-from sample import NIX32
+from sample import NIX32, compress
 
 
 def hex_of(text):
@@ -236,7 +237,6 @@ def no_cache_info(world):
 @row()
 def listing_with_brotli(world):
     """A listing stored with brotli, under Content-Encoding: br or without it."""
-    from sample import compress
     one = world.upstream()
     text = b'{"version":1,"root":{"type":"regular","size":3}}'
     coded = compress("br", text)
@@ -250,7 +250,6 @@ def listing_with_brotli(world):
 @row()
 def log_with_gzip(world):
     """A build log stored under Content-Encoding: gzip."""
-    import gzip
     one = world.upstream()
     place = "/log/z3mh2s1s1jh2krb1n1qx5ilmdw34f564-hello.drv"
     one.put(place, gzip.compress(b"built\n" * 1000), "text/plain",
@@ -283,7 +282,7 @@ def one_object_too_large(world):
     """503 "Response object too large" for one NAR, always; the others are fine."""
     one, path = world.upstream(), world.sample.medium
     one.odd(path.file_path(), status=503, body=b"Response object too large", ranges=False)
-    return [info(path), Get(path.file_path(), 503), *usual(world.sample.small),
+    return [info(path), nar(path), *usual(world.sample.small),
             Nix([world.sample.large])]
 
 
@@ -304,8 +303,7 @@ def uploaded_after_a_miss(world):
 # nix-community/harmonia#120, nix-community/harmonia#248
 @row()
 def other_software_at_the_same_address(world):
-    """The cache moves from nix-serve to another server: NARs have new names, clients and the
-    edge remember the old ones."""
+    """The cache moves from nix-serve to another server, and NARs get new names."""
     one, path = world.upstream(), world.sample.medium
     world.site = {"lifetimes": {"narinfo": "2s"}}
     old = world.publish(one, path, "none", f"nar/{path.hash}-{path.nar_hash}.nar",
