@@ -36,13 +36,17 @@ class Seen:
     requests: int = 0
     # of a step of many requests: how many were right
     right: int = 0
+    # SHA-256 of the bytes that curl ended up with
+    digest: str = ""
 
     @property
     def what(self):
         return f"{WORDS[self.rank]} ({self.status})"
 
     def __str__(self):
-        return f"{WORDS[self.rank]} {self.status} {self.seconds:.1f}s {self.requests}rq"
+        bytes_seen = f" sha256:{self.digest[:8]}" if self.digest and self.rank == WRONG else ""
+        return (f"{WORDS[self.rank]} {self.status}{bytes_seen} {self.seconds:.1f}s "
+                f"{self.requests}rq")
 
 
 @dataclass
@@ -55,7 +59,7 @@ class Get:
     headers: dict = field(default_factory=dict)
     method: str = "GET"
     accepts: bool = True
-    # asked of every upstream in turn when sent directly
+    # called before the request
     before: object = None
 
 
@@ -96,7 +100,6 @@ class Way:
     patience: float = 25
     proxy: str | None = None
     edge: object = None
-    env: dict = field(default_factory=dict)
 
 
 def digest_of(path, body):
@@ -145,7 +148,7 @@ def curl(step, way, url):
     body = b"" if step.method == "HEAD" else output.read_bytes()
     rank = judge(step, status, done.returncode == 0, step.path, body)
     word = f"{status}" if done.returncode == 0 else f"{status}/curl{done.returncode}"
-    return rank, word
+    return rank, word, hashlib.sha256(body).hexdigest()
 
 
 def get(step, way):
@@ -198,7 +201,6 @@ def run_nix(step, way):
     folder.mkdir()
     client = Client(folder, " ".join(way.urls), way.public_key, way.certificate,
                     "connect-timeout = 5\nnarinfo-cache-negative-ttl = 0\n")
-    client.environment |= {name: value for name, value in way.env.items()}
     roots = [path.store_path for path in step.paths]
     try:
         code = getattr(client, step.how)(*roots)
@@ -221,8 +223,11 @@ def take(step, way, count):
         step.before()
     asked = count()
     began = time.monotonic()
-    played = {Get: get, Many: many, Nix: run_nix}
-    if isinstance(step, Call):
+    played = {Many: many, Nix: run_nix}
+    digest = ""
+    if isinstance(step, Get):
+        rank, word, digest = get(step, way)
+    elif isinstance(step, Call):
         rank, word = step.function(way)
     else:
         rank, word = played[type(step)](step, way)
@@ -230,7 +235,7 @@ def take(step, way, count):
     if way.edge:
         settle(way.edge)
     right = int(word.partition("/")[0]) if isinstance(step, Many) else 0
-    return Seen(rank, word, seconds, count() - asked, right)
+    return Seen(rank, word, seconds, count() - asked, right, digest)
 
 
 def settle(edge):

@@ -235,7 +235,8 @@ def ranged_by(request, answer, whole):
 @row()
 def refused_range(world):
     """Ceph answers a range that it cannot satisfy with 416, and others with the whole."""
-    one, path = world.upstream(bucket="cache"), world.sample.medium
+    world.upstream(bucket="cache")
+    path = world.sample.medium
     total = len(path.file())
     beyond = Get(path.file_path(), 416, headers={"Range": f"bytes={total}-"}, accepts=False)
     last = Get(path.file_path(), path.file()[-100:], accepts=False,
