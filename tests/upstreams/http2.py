@@ -30,8 +30,8 @@ class Oddities:
     goaway_code: int = 0
     # each connection dies (FIN) when so many streams are open at once
     dies_with: int | None = None
-    # the first connection falls silent, without an end, when so many are open
-    mutes_with: int | None = None
+    # one connection falls silent, without an end, with its n-th request
+    silent_after: int | None = None
     # each n-th stream is reset with this code before its answer
     reset_every: int = 0
     reset_code: int = 7
@@ -97,8 +97,8 @@ class Connection:
         self.open = set()
         self.last = 0
         self.is_over = False
-        self.is_changing = True
         self.is_mute = False
+        self.is_changing = True
 
     def run(self):
         odd = self.upstream.http2
@@ -108,7 +108,7 @@ class Connection:
             # Clients may open more until they know, so h2 is not told.
             self.raw(frame.SettingsFrame(0, settings={3: odd.streams_max}))
         while data := self.socket.recv(65536):
-            if self.is_mute:
+            if self.is_mute or self.number <= self.upstream.silent_up_to:
                 continue
             with self.changed:
                 try:
@@ -159,8 +159,8 @@ class Connection:
         if odd.dies_with and len(self.open) >= odd.dies_with:
             self.upstream.http2.dies_with = None
             raise OSError("the connection dies")
-        if odd.mutes_with and len(self.open) >= odd.mutes_with:
-            odd.mutes_with = None
+        if odd.silent_after and self.requests >= odd.silent_after:
+            odd.silent_after = None
             self.is_mute = True
         if odd.goaway_after and self.requests >= odd.goaway_after:
             self.goaway(odd.goaway_code)

@@ -270,7 +270,8 @@ def compare(direct, edge):
             return "worse", f"step {number}: {one.what} became {other.what}"
         if is_slower(one, other):
             return "worse", f"step {number}: {one.seconds:.1f} s became {other.seconds:.1f} s"
-        if other.requests > max(REQUESTS, REQUEST_TIMES * one.requests):
+        if other.rank == one.rank and other.requests > max(
+                REQUESTS, REQUEST_TIMES * one.requests):
             return "worse", f"step {number}: {one.requests} requests became {other.requests}"
         if other.rank > one.rank or other.right > one.right + SLACK:
             better.append(f"step {number}: {one.what} became {other.what}")

@@ -37,6 +37,8 @@ class Upstream(Store):
         # saying so
         self.is_mute = False
         self.requests_max = None
+        # connections up to this number are never answered again
+        self.silent_up_to = 0
         self.http2 = http2.Oddities()
         self.tunnel_certificate = None
         threading.Thread(target=self.accept, daemon=True).start()
@@ -105,6 +107,12 @@ class Upstream(Store):
         self.listener.close()
         self.stop_connections()
 
+    def silence(self):
+        """What is connected now stays so, and is never answered again, as behind an address
+        translation that was lost; new connections are fine."""
+        with self.lock:
+            self.silent_up_to = self.count
+
     def stop_connections(self):
         with self.lock:
             open_ones, self.connections = self.connections, []
@@ -126,6 +134,8 @@ class Connection:
 
     def run(self):
         while request := self.read():
+            if self.number <= self.upstream.silent_up_to:
+                time.sleep(IDLE)
             if request.method == "CONNECT":
                 self.socket.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 self.upstream.tunnel(self.socket)

@@ -202,9 +202,18 @@ def streams_after_idle(world):
 # golang/go#36026, open-telemetry/opentelemetry-collector-contrib#31672
 @row(slow=True)
 def connection_falls_silent(world):
-    """A connection with 12 streams falls silent, without an end; new ones are answered."""
+    """The connection in use falls silent, without an end; new ones are answered."""
     one = world.upstream(h2=True)
     pairs = crowd(world, one)
     one.latency = 0.05
-    one.http2.mutes_with = 12
+    return [Many(pairs[:20]), Many(pairs[20:40], before=one.silence), Many(pairs[40:90])]
+
+
+# kubernetes/client-go#374, labring/aiproxy#531
+@row(slow=True)
+def connection_falls_silent_in_use(world):
+    """The connection falls silent with 12 requests on it; new ones are answered."""
+    one = world.upstream(h2=True)
+    pairs = crowd(world, one)
+    one.latency, one.http2.silent_after = 0.05, 12
     return [Many(pairs[:25]), Many(pairs[40:90])]

@@ -153,6 +153,14 @@ def reset_while_idle(world):
     return [info(path), nar(path, before=cut), info(world.sample.small, before=cut)]
 
 
+# golang/go#36026
+@row(slow=True)
+def silent_while_idle(world):
+    """Idle connections are silent, without an end, when the next request uses one."""
+    one, path = world.upstream(), world.sample.medium
+    return [info(path), nar(path, before=one.silence), info(world.sample.small)]
+
+
 # kubernetes/ingress-nginx#11244
 @row()
 def closed_before_the_head_once(world):
