@@ -69,6 +69,8 @@ class Many:
 
     pairs: list
     at_once: int = 25
+    # how long each is waited for, if not as long as others of the row
+    patience: float | None = None
     before: object = None
 
 
@@ -165,18 +167,19 @@ def many(step, way):
     folder = way.folder / f"many.{time.monotonic_ns()}"
     folder.mkdir()
     paths = [path for path, _ in step.pairs]
+    patience = step.patience or way.patience
     text = "".join(f'url = "{way.urls[0]}{path}"\noutput = "{folder}/{number}"\n'
                    for number, path in enumerate(paths))
     config.write_text(text)
     command = ["curl", "-sS", "-Z", "--parallel-max", str(step.at_once), "--max-time",
-               str(way.patience), "--cacert", way.certificate, "--noproxy", "*",
+               str(patience), "--cacert", way.certificate, "--noproxy", "*",
                "-w", "%{filename_effective} %{http_code} %{exitcode}\n", "-K", str(config)]
     ended = {}
     with open(way.folder / "many.out", "w+") as output:
         # curl may wait without end for streams of a connection that died
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(command, stdout=output, stderr=subprocess.DEVNULL, check=False,
-                           stdin=subprocess.DEVNULL, timeout=way.patience + 3)
+                           stdin=subprocess.DEVNULL, timeout=patience + 3)
         output.seek(0)
         for line in re.findall(r"^.*/\d+ \d+ \d+$", output.read(), re.M):
             name, status, code = line.rsplit(" ", 2)

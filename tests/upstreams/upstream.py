@@ -97,7 +97,7 @@ class Upstream(Store):
         """As the proxy of CONNECT: it is the server behind itself, over TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.tunnel_certificate)
-        Connection(self, context.wrap_socket(connection, server_side=True), 0).run()
+        Connection(self, context.wrap_socket(connection, server_side=True), 1).run()
 
     def stop_listening(self):
         """As if the process had ended: new connections are refused, old ones are cut."""

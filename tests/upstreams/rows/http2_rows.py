@@ -212,8 +212,8 @@ def connection_falls_silent(world):
 # kubernetes/client-go#374, labring/aiproxy#531
 @row(slow=True)
 def connection_falls_silent_in_use(world):
-    """The connection falls silent with 12 requests on it; new ones are answered."""
+    """The connection falls silent with 12 requests on it; clients give up after 5 s."""
     one = world.upstream(h2=True)
     pairs = crowd(world, one)
     one.latency, one.http2.silent_after = 0.05, 12
-    return [Many(pairs[:25]), Many(pairs[40:90])]
+    return [Many(pairs[:25], patience=5), Many(pairs[40:90])]
