@@ -1,5 +1,6 @@
 """A narthex process under test: its configuration, its metrics, its memory."""
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -9,19 +10,32 @@ from harness import Failed, Response, fetch, free_ports, remove_tree, wait_until
 TOKEN = "token-of-the-end-to-end-test"
 
 
+def table(header, settings):
+    """A table of TOML; a setting that is a dictionary is a table below it, and one that is
+    `None` is left out."""
+    settings = {key: value for key, value in settings.items() if value is not None}
+    name = header.strip("[]")
+    tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()
+             if key not in tables]
+    below = (table(f"[{name}.{key}]", value) for key, value in tables.items())
+    return "\n".join([header, *lines, *below]) + "\n"
+
+
 class Edge:
     """One `narthex serve` with a folder of its own."""
 
     def __init__(self, binary, programs, folder, name, origins, **options):
-        """`origins` are URLs in the order of their priority. Options: `keys` (trusted public
-        keys), `tls` (a certificate and key pair of files), `env`, `disk_size`."""
+        """`origins` are URLs, or settings with a URL, in the order of their priority. Options:
+        `keys` (trusted public keys), `tls` (a certificate and key pair of files), `env`,
+        `disk_size`, `ports` (three free ones), `site` (its settings)."""
         self.binary, self.programs, self.name = binary, programs, name
         self.folder = Path(folder) / name
         remove_tree(self.folder)
         self.folder.mkdir(parents=True)
         self.env = options.get("env")
         self.process = None
-        self.port, self.admin_port, self.tls_port = free_ports(3)
+        self.port, self.admin_port, self.tls_port = options.get("ports") or free_ports(3)
         self.config = self.folder / "narthex.toml"
         self.config.write_text(self.text(origins, options))
 
@@ -32,7 +46,7 @@ class Edge:
             certificate, key = options["tls"]
             tls = (f'[server.tls]\nlisten = ["127.0.0.1:{self.tls_port}"]\n'
                    f'[[server.tls.certificates]]\ncertificate = "{certificate}"\nkey = "{key}"\n')
-        keys = ", ".join(f'"{key}"' for key in options.get("keys", []))
+        site = {"trusted_public_keys": list(options.get("keys", []))} | options.get("site", {})
         text = (
             f'[server]\nlisten = ["127.0.0.1:{self.port}"]\nname = "{self.name}"\n{tls}'
             f'[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
@@ -40,9 +54,10 @@ class Edge:
             '[memory]\nsize = "64MiB"\n'
             f'[disk]\npath = "{self.folder}/disk"\nsize = "{options.get("disk_size", "8GiB")}"\n'
             '[log]\naccess = "json"\nlevel = "info"\n'
-            f'[[site]]\ntrusted_public_keys = [{keys}]\n')
-        for number, url in enumerate(origins):
-            text += f'[[site.origin]]\nurl = "{url}"\npriority = {10 * (number + 1)}\n'
+            + table("[[site]]", site))
+        for number, origin in enumerate(origins):
+            settings = origin if isinstance(origin, dict) else {"url": origin}
+            text += table("[[site.origin]]", {"priority": 10 * (number + 1)} | settings)
         return text
 
     def start(self):

@@ -154,6 +154,9 @@ class Client:
     """A Nix client with an empty store and empty caches of its own, whose only substituter is
     the edge."""
 
+    # how long a command may take (s)
+    deadline = 600
+
     def __init__(self, folder, url, public_key, certificate=None, options=""):
         self.folder = Path(folder)
         self.url = url
@@ -177,7 +180,7 @@ class Client:
     def run(self, command, env):
         with open(self.folder / "client.log", "wb") as log:
             return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, stdout=log,
-                                  stderr=log, timeout=600, check=False).returncode
+                                  stderr=log, timeout=self.deadline, check=False).returncode
 
     def log_tail(self):
         lines = (self.folder / "client.log").read_text(errors="replace").splitlines()
