@@ -62,10 +62,15 @@ impl InboundBody {
         Self(Box::new(LeasedBody { kind, lease }))
     }
 
+    /// Has its connection end with it, if that is HTTP/1.1.
+    pub(super) fn ends_its_connection(&mut self) {
+        self.0.lease.end_connection();
+    }
+
     /// Drops the body, and its connection too if that is HTTP/1.1: what follows on it would not be
     /// understood.
-    pub(super) fn discard(self) {
-        self.0.lease.discard();
+    pub(super) fn discard(mut self) {
+        self.ends_its_connection();
     }
 }
 

@@ -157,9 +157,14 @@ impl Client {
 
 /// The response, once its head is fit for use.
 fn inbound(response: Response<InboundBody>, resends: u32) -> Result<Inbound, ClientError> {
-    let (mut head, body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
     match settle_head(&mut head) {
-        Ok(()) => Ok(Inbound { head, body, resends }),
+        Ok(framing) => {
+            if framing == ResponseFraming::Settled {
+                body.ends_its_connection();
+            }
+            Ok(Inbound { head, body, resends })
+        }
         Err(detail) => {
             body.discard();
             Err(ClientError::Protocol(detail))
@@ -174,10 +179,19 @@ fn keep_buffers() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_BYTES)));
 }
 
+/// How a head says what frames its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ResponseFraming {
+    /// In one way.
+    Plain,
+    /// In several, of which one is left: nothing else may be read from such a connection.
+    Settled,
+}
+
 /// Leaves one way to frame a response (RFC 9112 section 6.3), or refuses it; also heads beyond the
 /// limit. A repeated length is one length, and beside chunks none counts. hyper itself refuses
 /// differing or malformed lengths, and a transfer coding in HTTP/1.0.
-fn settle_head(head: &mut response::Parts) -> Result<(), &'static str> {
+fn settle_head(head: &mut response::Parts) -> Result<ResponseFraming, &'static str> {
     let headers = &mut head.headers;
     if headers.len() > HEADERS_MAX || head_bytes(headers) > HEAD_BYTES_MAX {
         return Err("the head of the response is too large");
@@ -185,6 +199,10 @@ fn settle_head(head: &mut response::Parts) -> Result<(), &'static str> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         return Err("the response has another transfer coding than `chunked`");
+    }
+    let lines = |name| headers.get_all(name).iter().count();
+    if lines(TRANSFER_ENCODING) + lines(CONTENT_LENGTH) < 2 {
+        return Ok(ResponseFraming::Plain);
     }
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
@@ -194,7 +212,7 @@ fn settle_head(head: &mut response::Parts) -> Result<(), &'static str> {
     {
         headers.insert(CONTENT_LENGTH, length);
     }
-    Ok(())
+    Ok(ResponseFraming::Settled)
 }
 
 fn head_bytes(headers: &HeaderMap) -> usize {

@@ -464,8 +464,8 @@ impl Lease {
         connection
     }
 
-    /// Ends it, and an HTTP/1.1 connection with it.
-    pub(super) fn discard(mut self) {
+    /// Lets an HTTP/1.1 connection end with the response that it brings.
+    pub(super) fn end_connection(&mut self) {
         if matches!(self.connection, Some(PooledConnection::Http1(_))) {
             self.connection = None;
         }

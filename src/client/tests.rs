@@ -196,7 +196,7 @@ fn one_way_is_left_to_frame_a_response() {
             response = response.header(*name, *value);
         }
         let mut head = response.body(()).unwrap().into_parts().0;
-        settle_head(&mut head).map(|()| {
+        settle_head(&mut head).map(|_| {
             let lines = head.headers.iter();
             let lines = lines.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
             lines.collect::<Vec<_>>()
