@@ -293,23 +293,17 @@ fn place(uri: &Uri) -> (Option<&str>, String, u16) {
     (scheme, host, uri.port_u16().unwrap_or(usual))
 }
 
-/// `location` as seen from `from`, without a fragment (RFC 3986 section 5.2, but for `..`, which
-/// stays as it is).
+/// `location` as seen from `from`, without a fragment (RFC 3986 section 5.2). An absolute one stays
+/// to the letter: a signature may cover it.
 fn resolve(from: &Uri, location: &str) -> String {
     let location = location.split('#').next().unwrap_or_default();
-    let scheme = from.scheme_str().unwrap_or("http");
-    let authority = from.authority().map_or("", Authority::as_str);
-    if location.starts_with("//") {
-        return format!("{scheme}:{location}");
-    }
-    if location.starts_with('/') {
-        return format!("{scheme}://{authority}{location}");
-    }
-    if location.contains("://") {
+    let is_scheme =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    if location.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme)) {
         return location.to_owned();
     }
-    let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-    format!("{scheme}://{authority}{folder}/{location}")
+    let joined = url::Url::parse(&from.to_string()).and_then(|from| from.join(location));
+    joined.map_or_else(|_| location.to_owned(), String::from)
 }
 
 #[cfg(test)]

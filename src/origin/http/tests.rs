@@ -196,6 +196,9 @@ fn locations_are_resolved() {
         ("//o.example/x", "https://o.example/x"),
         ("/x?y", "https://a.example:8/x?y"),
         ("x", "https://a.example:8/b/x"),
+        ("../x", "https://a.example:8/x"),
+        ("x?to=http://y", "https://a.example:8/b/x?to=http://y"),
+        ("https://o.example/a'b?c=%2f", "https://o.example/a'b?c=%2f"),
         ("/x?to=http://y", "https://a.example:8/x?to=http://y"),
     ] {
         assert_eq!(resolve(&from, location), expected);
