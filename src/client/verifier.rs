@@ -49,10 +49,11 @@ impl ServerCertVerifier for OriginVerifier {
         );
         match judged {
             // One that has expired, say, stays refused.
-            Err(error @ Error::InvalidCertificate(CertificateError::Other(_)))
-            | Err(error @ Error::InvalidCertificate(CertificateError::UnknownIssuer))
-                if self.own.iter().any(|own| own == end_entity) =>
-            {
+            Err(
+                error @ Error::InvalidCertificate(
+                    CertificateError::Other(_) | CertificateError::UnknownIssuer,
+                ),
+            ) if self.own.iter().any(|own| own == end_entity) => {
                 let parsed = ParsedCertificate::try_from(end_entity)?;
                 let is_named = rustls::client::verify_server_name(&parsed, server_name);
                 is_named.map(|()| ServerCertVerified::assertion()).map_err(|_| error)
