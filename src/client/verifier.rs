@@ -1,7 +1,7 @@
 //! How the certificate of an origin is judged: by the authorities, as usual. Beside that, a
-//! certificate that stands itself in the origin's `ca_file` is right, if it is of the origin's name:
-//! a server that signed its own certificate presents what others would call an authority, and curl
-//! and Nix accept that. One for each TLS set-up; no locks.
+//! certificate that stands in the origin's `ca_file` is right if it is of the origin's name: a
+//! server that signed its own certificate presents an authority, which curl and Nix accept. One for
+//! each TLS set-up; no locks.
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

@@ -37,14 +37,8 @@ pub(super) struct Path<'a> {
 
 impl<'a> Path<'a> {
     /// The path of `uri`, if its raw form has at most so many bytes.
-    ///
-    /// Slashes that it begins with are one: a client puts one before a `URL` of a narinfo that has
-    /// its own.
     pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, RequestRefusal> {
-        let path = uri.path();
-        let slashes = path.len() - path.trim_start_matches('/').len();
-        let path = path.get(slashes.saturating_sub(1)..).unwrap_or(path);
-        let canonical = canonicalise(path, path_bytes_max)?;
+        let canonical = canonicalise(uri.path(), path_bytes_max)?;
         Ok(Self { has_query: uri.query().is_some(), ..Self::named(canonical) })
     }
 
