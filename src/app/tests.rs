@@ -461,6 +461,8 @@ async fn what_passes_from_the_first_gap_on_is_not_sent_for_what_is_before_it() {
     origin.will(Act::Send);
     let (status, _, bytes) = ask(&edge, &path, "Range: bytes=2097252-4194303\r\n").await;
     assert!((status, &bytes[..]) == (206, &body[2_097_252..4_194_304]));
-    assert_eq!(edge.metrics.range_bytes.with_label_values(&["passed"]).get(), 1 << 20);
+    // A second request for a part of it is due only if the machine is too slow for the first.
+    let passed = edge.metrics.range_bytes.with_label_values(&["passed"]).get();
+    assert!((1 << 20..2 << 20).contains(&passed), "{passed}");
     drop(other);
 }
