@@ -448,7 +448,7 @@ async fn what_passes_from_the_first_gap_on_is_not_sent_for_what_is_before_it() {
         if let Some(part) = edge.engine.cache().part(&key).await
             && let At::Arriving(growing) = part.at(3_145_728)
             && growing.visible() > 3_145_728
-            && growing.follow(3_145_728).read_now(3_145_728, 1).is_none()
+            && growing.follow(3_145_728, None).read_now(3_145_728, 1).is_none()
         {
             break part;
         }

@@ -368,13 +368,15 @@ fn body(
         ObjectContent::Stored(stored) => match &stored.body {
             StoredBody::Bytes(bytes) => return AnswerBody::whole(slice(bytes, first, sent)),
             StoredBody::File(file) => {
-                stored_file(request.engine, request.routed.clone(), stored, file, first)
+                stored_file(request.engine, request.routed.clone(), stored, file, first, sent)
             }
         },
         ObjectContent::Growing(growing, flight) => {
-            BodySource::Growing(flight.follow(growing, first), first).into()
+            BodySource::Growing(flight.follow(growing, first, sent), first).into()
         }
-        ObjectContent::Passing(passing) => BodySource::Passing(passing, first).into(),
+        ObjectContent::Passing(passing) => {
+            BodySource::Passing(Box::new(passing.for_range(first, sent)), first).into()
+        }
         ObjectContent::Part(reader) => BodySource::Part(reader).into(),
     };
     AnswerBody::from_content(content, sent, Arc::clone(request.connection))
@@ -388,19 +390,21 @@ pub(super) fn file(
     stored: &Stored,
     file: &Arc<BodyFile>,
 ) -> AnswerBody {
-    let content = stored_file(engine, routed, stored, file, 0);
+    let content = stored_file(engine, routed, stored, file, 0, None);
     AnswerBody::from_content(content, Some(stored.length), Arc::clone(connection))
 }
 
-/// A stored file from `first` on, with its fallback.
+/// `sent` bytes of a stored file from `first` on, with its fallback.
 fn stored_file(
     engine: &Arc<Engine>,
     routed: RoutedRequest,
     stored: &Stored,
     file: &Arc<BodyFile>,
     first: u64,
+    sent: Option<u64>,
 ) -> BodyContent {
-    let file_fallback = FileFallback::of(engine, FallbackRequest::Object(routed), stored);
+    let end = sent.map(|sent| first.saturating_add(sent));
+    let file_fallback = FileFallback::of(engine, FallbackRequest::Object(routed), stored, end);
     BodyContent::Stored(FileSource::new(Arc::clone(file), Some(file_fallback)), first)
 }
 

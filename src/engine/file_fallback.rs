@@ -3,8 +3,9 @@
 //! cut. Owned by the body of one answer and used once; no locks.
 //!
 //! The client has a part of the old object. Its bytes were proven when it was stored, or compared
-//! with their checksums. A new object is the same if it must have the same SHA-256 (its end is
-//! withheld until that is checked), or if it has the same strong entity tag and no other length.
+//! with their checksums. A new object is the same if it must have the same SHA-256 and the client
+//! gets its end, which is withheld until that is checked, or if it has the same strong entity tag
+//! and no other length.
 
 use super::body_source::BodySource;
 use super::state::Engine;
@@ -30,6 +31,8 @@ pub(super) struct FileFallback {
     meta: Arc<Meta>,
     length: u64,
     sha256: Sha256,
+    /// The offset at which the answer ends, if that is not the end of the object.
+    end: Option<u64>,
 }
 
 /// The object that is being sent, and how it is fetched again.
@@ -53,14 +56,20 @@ enum FallbackError {
 }
 
 impl FileFallback {
-    /// The fallback of `stored`, which is being sent.
-    pub(super) fn of(engine: &Arc<Engine>, request: FallbackRequest, stored: &Stored) -> Box<Self> {
+    /// The fallback of `stored`, which is being sent up to the offset `end`, or to its end.
+    pub(super) fn of(
+        engine: &Arc<Engine>,
+        request: FallbackRequest,
+        stored: &Stored,
+        end: Option<u64>,
+    ) -> Box<Self> {
         Box::new(Self {
             engine: Arc::clone(engine),
             request,
             meta: Arc::clone(&stored.meta),
             length: stored.length,
             sha256: stored.sha256,
+            end: end.filter(|end| *end < stored.length),
         })
     }
 
@@ -149,7 +158,8 @@ impl FileFallback {
         match landed {
             FillOutcome::Streaming { meta, growing, must_be } => {
                 self.expect_same(&meta, growing.length(), must_be)?;
-                Ok(BodySource::Growing(flight.follow(growing, offset), offset))
+                let sent = self.end.map(|end| end.saturating_sub(offset));
+                Ok(BodySource::Growing(flight.follow(growing, offset, sent), offset))
             }
             FillOutcome::Whole { found, .. } => self.source(&found, offset),
             FillOutcome::Passing => self.passing(passing, offset),
@@ -192,7 +202,8 @@ impl FileFallback {
         let passing =
             passing.ok_or_else(|| FallbackError::Failed("no origin has the object".to_owned()))?;
         self.expect_same(&passing.meta, passing.length(), passing.must_be())?;
-        Ok(BodySource::Passing(Box::new(passing), offset))
+        let sent = self.end.map(|end| end.saturating_sub(offset));
+        Ok(BodySource::Passing(Box::new(passing.for_range(offset, sent)), offset))
     }
 
     fn expect_same(
@@ -201,12 +212,15 @@ impl FileFallback {
         length: Option<u64>,
         must_be: Option<Sha256>,
     ) -> Result<(), FallbackError> {
-        let is_same = if let Some(sha256) = must_be {
-            sha256 == self.sha256
-        } else {
+        let is_tagged = || {
             // If the length is unknown, the body of the answer checks it.
             let may_be_so_long = length.is_none_or(|length| length == self.length);
             may_be_so_long && meta.status == self.meta.status && has_same_tag(&self.meta, meta)
+        };
+        let is_same = match (must_be, self.end) {
+            (Some(sha256), None) => sha256 == self.sha256,
+            (Some(sha256), Some(_)) => sha256 == self.sha256 && is_tagged(),
+            (None, _) => is_tagged(),
         };
         if is_same { Ok(()) } else { Err(FallbackError::Changed) }
     }

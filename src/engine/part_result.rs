@@ -35,6 +35,7 @@ impl PartResult {
             | FillError::Write(_)
             | FillError::Relayed(_)
             | FillError::Behind
+            | FillError::Doubtful
             | FillError::NoResult => answer::failed(error).into(),
         }
     }

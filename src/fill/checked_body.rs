@@ -3,9 +3,10 @@
 //! Owned by one response, or by the fill that relays it; no locks.
 
 use super::error::FillError;
+use super::fetched_body::FetchedBody;
 use super::proof::{Basis, ExpectedBody};
 use super::resources::Resources;
-use super::resumable_body::{BodySeed, FetchedBody, ResumableBody};
+use super::resumable_body::{BodySeed, ResumableBody};
 use crate::cache::FenceEpoch;
 use crate::object::{Meta, Sha256};
 use crate::store::WITHHELD_BYTES;
@@ -123,6 +124,11 @@ impl CheckedBody {
     /// Whether an entity tag or a hash tells what may continue it.
     pub(super) fn is_identified(&self) -> bool {
         self.body.is_identified()
+    }
+
+    /// As [`ResumableBody::doubtful_from`].
+    pub(super) fn doubtful_from(&self) -> Option<u64> {
+        self.body.doubtful_from()
     }
 
     /// What another fetch of it begins with.

@@ -45,6 +45,10 @@ pub enum FillError {
     /// A reader has left a shared fetch, and no origin has sent the same body once more.
     #[error("its reader fell behind a shared fetch, and no origin has sent the same body again")]
     Behind,
+    /// It broke off, and what goes on may be of another object: a part ends before the whole is
+    /// proven.
+    #[error("the origin may have replaced the object while it was sent")]
+    Doubtful,
     /// It has no reader, and its place was given to another fill, or its origin is too slow.
     #[error("it has no reader, and is too slow or gives its place to another")]
     Unread,
@@ -68,6 +72,7 @@ impl FillError {
             | Self::NoRoom
             | Self::Write(_)
             | Self::Behind
+            | Self::Doubtful
             | Self::Unread
             | Self::NoResult => false,
         }
@@ -108,6 +113,7 @@ impl FillError {
             | Self::Write(_)
             | Self::Relayed(_)
             | Self::Behind
+            | Self::Doubtful
             | Self::Unread
             | Self::NoResult => false,
         }
@@ -126,6 +132,7 @@ impl FillError {
             | Self::NoRoom
             | Self::Write(_)
             | Self::Behind
+            | Self::Doubtful
             | Self::Unread
             | Self::NoResult => None,
         }

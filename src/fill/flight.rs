@@ -256,8 +256,8 @@ impl FlightReader {
     }
 
     /// A reader of the object that the flight brings, from `offset` on.
-    pub fn follow(&self, growing: Growing, offset: u64) -> GrowingReader {
-        GrowingReader { follower: growing.follow(offset), _reader: self.reader.clone() }
+    pub fn follow(&self, growing: Growing, offset: u64, sent: Option<u64>) -> GrowingReader {
+        GrowingReader { follower: growing.follow(offset, sent), _reader: self.reader.clone() }
     }
 }
 

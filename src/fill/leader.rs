@@ -11,6 +11,7 @@
 use super::body_origins::BodyOrigins;
 use super::checked_body::CheckedBody;
 use super::error::{FillError, JoinError, Rejection};
+use super::fetched_body::{BodyCheck, FetchedBody};
 use super::flight::{EndOnDrop, FillOutcome, Flight, FlightReader, Provenance};
 use super::memory_window::WindowExtent;
 use super::parallel::{ParallelBody, ParallelStart, RangeSupport};
@@ -20,7 +21,7 @@ use super::ranges::salvage;
 use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
 use super::request::{FillRequest, FillStart, OriginChoice, OriginQuestion};
 use super::resources::{Resources, RunningCount};
-use super::resumable_body::{BodyCheck, FetchedBody, ResumableBody};
+use super::resumable_body::ResumableBody;
 use super::rules::{AdmittedAnswer, BodyRemains, Keep, UnstoredBody, unstored_head};
 use crate::cache::{
     CachedObject, ClaimOf, FenceEpoch, PublishError, Purging, SMALL_BYTES_MAX, Scope,
@@ -496,6 +497,9 @@ impl Fill<'_> {
     ) -> Result<(), FillError> {
         let (readers, mut received) = (&self.flight.readers, 0);
         while let Some(piece) = readers.while_open(body.chunk(writer)).await?? {
+            if let Some(from) = body.doubtful_from() {
+                writer.doubt_from(from);
+            }
             writer.append(piece).await?;
             readers.came(writer.received() - received);
             received = writer.received();

@@ -37,6 +37,7 @@
 mod body_origins;
 mod checked_body;
 mod error;
+mod fetched_body;
 mod fills;
 mod flight;
 mod heads;

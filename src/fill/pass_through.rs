@@ -9,6 +9,7 @@ use super::relay::RelayReader;
 use super::resumable_body::ResumableBody;
 use crate::object::{Meta, Sha256};
 use crate::origin::{Response, ResponseBody};
+use crate::store::ReadExtent;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use std::sync::Arc;
@@ -20,6 +21,10 @@ pub struct PassThroughBody {
     /// Its `Trailer` field: which fields may come behind the body.
     trailer: Option<HeaderValue>,
     way: PassThroughSource,
+    /// How far its client wants it.
+    extent: ReadExtent,
+    /// Bytes that were given.
+    given: u64,
 }
 
 /// How it is read.
@@ -43,20 +48,22 @@ impl std::fmt::Debug for PassThroughBody {
 impl PassThroughBody {
     /// A body that is judged at its end, for one reader.
     pub(super) fn checked(checked: Box<CheckedBody>) -> Self {
-        Self {
-            meta: Arc::clone(&checked.meta),
-            trailer: None,
-            way: PassThroughSource::Checked(checked),
-        }
+        Self::new(Arc::clone(&checked.meta), None, PassThroughSource::Checked(checked))
+    }
+
+    fn new(meta: Arc<Meta>, trailer: Option<HeaderValue>, way: PassThroughSource) -> Self {
+        Self { meta, trailer, way, extent: ReadExtent::ToEnd, given: 0 }
+    }
+
+    /// The same for a client that gets `sent` bytes from `offset` on.
+    pub fn for_range(self, offset: u64, sent: Option<u64>) -> Self {
+        let extent = ReadExtent::of(offset, sent, self.length());
+        Self { extent, ..self }
     }
 
     /// A body that is judged at its end, for one of several readers.
     pub(super) fn relayed(reader: RelayReader) -> Self {
-        Self {
-            meta: Arc::clone(reader.meta()),
-            trailer: None,
-            way: PassThroughSource::Relayed(Box::new(reader)),
-        }
+        Self::new(Arc::clone(reader.meta()), None, PassThroughSource::Relayed(Box::new(reader)))
     }
 
     /// Whether other readers may share it.
@@ -70,12 +77,12 @@ impl PassThroughBody {
         let trailer = response.headers.get(header::TRAILER).cloned();
         let Response { body, content_length, .. } = response;
         let way = PassThroughSource::Plain(Box::new(body), content_length, Bytes::new());
-        Self { meta, trailer, way }
+        Self::new(meta, trailer, way)
     }
 
     /// An answer that is resumed when it breaks off: its entity tag tells what may continue it.
     pub(super) fn lasting(meta: Arc<Meta>, body: ResumableBody) -> Self {
-        Self { meta, trailer: None, way: PassThroughSource::Lasting(Box::new(body), Bytes::new()) }
+        Self::new(meta, None, PassThroughSource::Lasting(Box::new(body), Bytes::new()))
     }
 
     /// The names of the fields that may come behind the body.
@@ -115,6 +122,25 @@ impl PassThroughBody {
     /// The next piece, of at most `max` bytes; `None` at the end, with the whole checked. After
     /// an error the body is over and must not be ended cleanly. Not cancel safe.
     pub async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
+        let chunk = self.next(max).await?;
+        self.given += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        match (self.extent, self.doubtful_from()) {
+            // Its client would have all that it wants before the whole is proven.
+            (ReadExtent::Part, Some(from)) if self.given > from => Err(FillError::Doubtful),
+            (ReadExtent::Part | ReadExtent::ToEnd, _) => Ok(chunk),
+        }
+    }
+
+    fn doubtful_from(&self) -> Option<u64> {
+        match &self.way {
+            PassThroughSource::Checked(checked) => checked.doubtful_from(),
+            PassThroughSource::Relayed(reader) => reader.doubtful_from(),
+            // Nothing but its entity tag continues it.
+            PassThroughSource::Plain(..) | PassThroughSource::Lasting(..) => None,
+        }
+    }
+
+    async fn next(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         match &mut self.way {
             PassThroughSource::Checked(checked) => checked.chunk(max).await,
             PassThroughSource::Relayed(reader) => reader.chunk(max).await,

@@ -74,6 +74,8 @@ struct RelayState {
     readers_so_far: u64,
     /// No reader joins any more.
     is_shut: bool,
+    /// As [`CheckedBody::doubtful_from`].
+    doubtful_from: Option<u64>,
     over: Option<Result<(), Arc<FillError>>>,
 }
 
@@ -186,6 +188,9 @@ impl Relay {
         let brought = async {
             while let Some(bytes) = body.chunk(max).await? {
                 readers.came(bytes.len() as u64);
+                if let Some(from) = body.doubtful_from() {
+                    self.state.lock().doubtful_from = Some(from);
+                }
                 self.push(&bytes, body.given()).await;
             }
             Ok(())
@@ -275,8 +280,16 @@ impl Drop for RelayEnd<'_> {
 
 impl RelayState {
     fn new(window: MemoryWindow, kept: WindowExtent) -> Self {
-        let (begun, places) = (Instant::now(), HashMap::new());
-        Self { window, kept, begun, places, readers_so_far: 0, is_shut: false, over: None }
+        Self {
+            window,
+            kept,
+            begun: Instant::now(),
+            places: HashMap::new(),
+            readers_so_far: 0,
+            is_shut: false,
+            doubtful_from: None,
+            over: None,
+        }
     }
 
     /// Whether a reader may join that waits for the body already.
@@ -404,6 +417,15 @@ impl RelayReader {
     /// The one SHA-256 that the body must turn out to have, if that is known.
     pub(super) fn must_be(&self) -> Option<Sha256> {
         self.source.seed.must_be()
+    }
+
+    /// As [`CheckedBody::doubtful_from`].
+    pub(super) fn doubtful_from(&self) -> Option<u64> {
+        match &self.way {
+            RelayPath::Joined(seat) => seat.relay.state.lock().doubtful_from,
+            RelayPath::Alone(alone) => alone.body.doubtful_from(),
+            RelayPath::Left => None,
+        }
     }
 
     /// As `PassThroughBody::chunk`.

@@ -5,9 +5,11 @@
 //! of it says everything that the client said, with `If-Range`.
 //!
 //! Only what is certain to be the same object continues a body: an answer with the same strong
-//! entity tag and length, or any answer if the whole is checked against a FileHash at the end. An
-//! origin that shows another object is not asked again for this body. The others are asked in turn
-//! until one continues it or the deadline has passed: see `resume_deadline`.
+//! entity tag and length, or any answer of that length if the whole is checked against a FileHash
+//! at the end. Without that tag, the rest is doubtful until then: a reader of a part, which would
+//! end before, gets none of it. An origin that shows another object is not asked again for this
+//! body. The others are asked in turn until one continues it or the deadline has passed: see
+//! `resume_deadline`.
 //!
 //! A reader that fell behind those that it shared a body with goes on by the same rules (see
 //! `relay`): what it has is the part that came.
@@ -15,13 +17,11 @@
 //! A body may be a piece of an object (see `parallel`): it begins and ends at given offsets, and is
 //! continued like any other.
 
-use super::body_origins::BodyOrigins;
 use super::error::{FillError, Rejection};
-use super::proof::ExpectedBody;
-use super::request::{FillRequest, OriginChoice, OriginQuestion};
+use super::fetched_body::{BodyCheck, FetchedBody};
+use super::request::{OriginChoice, OriginQuestion};
 use super::resume_deadline::{EmptyRound, ResumeDeadline};
 use crate::config::AskOrder;
-use crate::metrics::Metrics;
 use crate::origin::{
     BodyError, FetchError, OriginAnswer, RangeAsked, Response, ResponseBody, Retries,
 };
@@ -36,41 +36,6 @@ use tokio::time::{Instant, timeout_at};
 
 /// Times that one body is read again from its start, at origins that know no ranges.
 const RESTARTS_MAX: u32 = 8;
-
-/// What the whole body will be checked against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BodyCheck {
-    /// A FileHash.
-    Hash,
-    /// Only length and entity tag speak for it.
-    Length,
-    /// Only entity tag and framing speak for it.
-    Framing,
-}
-
-impl BodyCheck {
-    /// What of `expected` will be checked at the end.
-    pub(super) fn of(expected: &ExpectedBody) -> Self {
-        match expected {
-            ExpectedBody { file_hash: Some(_), .. } => Self::Hash,
-            ExpectedBody { is_framed: true, .. } => Self::Framing,
-            ExpectedBody { .. } => Self::Length,
-        }
-    }
-}
-
-/// What a body is part of.
-#[derive(Debug, Clone)]
-pub(super) struct FetchedBody {
-    /// The object.
-    pub(super) request: FillRequest,
-    /// The origins that were asked for it.
-    pub(super) choice: OriginChoice,
-    /// The counters.
-    pub(super) metrics: Metrics,
-    /// The origins that gave bytes of it.
-    pub(super) body_origins: BodyOrigins,
-}
 
 /// A body that survives its connection.
 #[derive(Debug)]
@@ -96,6 +61,8 @@ pub(super) struct ResumableBody {
     extent: BodyExtent,
     /// Whether an origin that has the object did not send a stretch of it.
     is_unranged: bool,
+    /// Bytes from this offset on may be of another representation than those before.
+    doubtful_from: Option<u64>,
 }
 
 /// What of an object a body brings.
@@ -182,6 +149,7 @@ impl ResumableBody {
             restarts: 0,
             extent: BodyExtent::Whole,
             is_unranged: false,
+            doubtful_from: None,
             body: response.body,
             source,
         }
@@ -207,14 +175,22 @@ impl ResumableBody {
         self.end
     }
 
+    /// The first offset from which on bytes may be of another representation than those before, so
+    /// that only the hash of the whole tells.
+    pub(super) fn doubtful_from(&self) -> Option<u64> {
+        self.doubtful_from
+    }
+
     /// Has it end at an offset, or with the object; never before what has come.
     pub(super) fn end_at(&mut self, end: Option<u64>) {
         self.end = end;
     }
 
-    /// It is what readers wait for from now on, not fetched ahead of its turn any more.
-    pub(super) fn comes_to_front(&mut self) {
+    /// It is what readers wait for from now on, not fetched ahead of its turn any more: it goes on
+    /// like `before`, the body up to its first byte.
+    pub(super) fn comes_behind(&mut self, before: &Self) {
         self.deadline.lengthen();
+        (self.checked, self.doubtful_from) = (before.checked, before.doubtful_from);
     }
 
     /// Goes on at another offset, with an answer that is yet to be asked for.
@@ -228,8 +204,8 @@ impl ResumableBody {
     pub(super) fn into_stretch(self, total: u64, asked: Range<u64>) -> Self {
         let Range { start, end } = asked;
         let (extent, only) = (BodyExtent::Stretch, self.source.choice.only);
-        let mut body = Self { total: Some(total), received: start, end: Some(end), extent, ..self };
         // Its readers have no hash to go by, and tags of two origins may be the same by chance.
+        let mut body = Self { total: Some(total), received: start, end: Some(end), extent, ..self };
         body.candidates.retain(|position| only.is_none_or(|only| only == *position));
         body
     }
@@ -472,7 +448,7 @@ impl ResumableBody {
     ) -> Result<OriginAnswer<Response>, FetchError> {
         let end = self.end.filter(|end| Some(*end) != self.total);
         let last = end.map(|end| end.saturating_sub(1));
-        let same = self.etag.clone().filter(|_| !self.is_judged_by_hash());
+        let same = self.etag.clone().filter(|_| self.checked != BodyCheck::Hash);
         let question = OriginQuestion {
             range: Some(RangeAsked { first: self.received, last }),
             same,
@@ -502,11 +478,6 @@ impl ResumableBody {
         }
     }
 
-    /// Whether a hash judges all that readers get, so that another tag is no reason not to go on.
-    fn is_judged_by_hash(&self) -> bool {
-        self.checked == BodyCheck::Hash && self.extent == BodyExtent::Whole
-    }
-
     /// Goes on with `response`; or why it is no continuation.
     fn take_over(&mut self, response: Response) -> Result<(), Misfit> {
         self.skip = match (response.status, self.extent) {
@@ -520,6 +491,11 @@ impl ResumableBody {
                 return Err(if is_same { Misfit::Unranged(text) } else { Misfit::Object(text) });
             }
         };
+        let is_tied = continuation::tie(&self.headers, &response.headers) == Ok(Tie::EntityTag);
+        if !is_tied {
+            let from = self.doubtful_from.unwrap_or(self.received);
+            self.doubtful_from = Some(from.min(self.received));
+        }
         self.count("continued");
         self.source.body_origins.add(response.origin, &response.origin_name);
         self.origin = response.origin_name;
@@ -530,7 +506,7 @@ impl ResumableBody {
     /// The bytes to skip of a 206: none, if it continues this body.
     fn part(&mut self, response: &Response) -> Result<u64, Misfit> {
         let none = HeaderMap::new();
-        let headers = if self.is_judged_by_hash() { &none } else { &self.headers };
+        let headers = if self.checked == BodyCheck::Hash { &none } else { &self.headers };
         let begun = BrokenBody { headers, length: self.total, offset: self.received };
         let (status, headers) = (response.status, &response.headers);
         let checked = match self.end {
@@ -639,13 +615,19 @@ impl BodySeed {
             restarts: 0,
             extent: BodyExtent::Whole,
             is_unranged: false,
+            doubtful_from: None,
             source: self.source,
         }
     }
 
     /// Whether pieces that come at different times can be told to be of one object.
     pub(super) fn ties_pieces(&self) -> bool {
-        self.etag.is_some() || self.checked == BodyCheck::Hash
+        self.is_tagged() || self.checked == BodyCheck::Hash
+    }
+
+    /// Whether a strong entity tag ties them, also before the whole is proven.
+    pub(super) fn is_tagged(&self) -> bool {
+        self.etag.is_some()
     }
 
     /// The declared length.
@@ -682,6 +664,10 @@ impl BodySeed {
         }
         let deadline = ResumeDeadline::new(self.deadline).short();
         let mut piece = self.body_at(span.start);
+        if piece.etag.is_some() {
+            // Readers of parts see it before the whole is proven.
+            piece.checked = BodyCheck::Length;
+        }
         (piece.end, piece.deadline) = (Some(span.end), deadline);
         piece.origin = Arc::clone(&response.origin_name);
         piece.part(&response).map_err(Misfit::into_text)?;

@@ -118,7 +118,7 @@ mod tier_share;
 pub use body::read::{BodyFile, RUN_BYTES, Stored, StoredBody};
 pub use body::{
     EndedObject, Follower, Growing, ObjectWriter, OutOfOrder, ProvenObject, RangeWriter,
-    SealedObject, WITHHELD_BYTES, Withhold, WrittenRange,
+    ReadExtent, SealedObject, WITHHELD_BYTES, Withhold, WrittenRange,
 };
 pub use check::fsck::{CheckStart, FsckError, fsck};
 pub use check::rebuild::RebuildError;

@@ -218,7 +218,7 @@ impl Delivery<'_> {
                 None => self.segment(found, first, sent).into(),
             },
             ResponseContent::Growing(growing, flight) => {
-                BodySource::Growing(flight.follow(growing, first), first).into()
+                BodySource::Growing(flight.follow(growing, first, sent), first).into()
             }
             ResponseContent::Passing(passing) => BodySource::Passing(passing, first).into(),
             ResponseContent::Part(reader, _) => BodySource::Part(reader).into(),
@@ -227,12 +227,13 @@ impl Delivery<'_> {
         AnswerBody::from_content(content, sent, Arc::clone(self.request.connection))
     }
 
-    /// The source of a stored body from `first` on.
+    /// The source of `sent` bytes of a stored body from `first` on.
     fn segment(&self, found: &CachedObject, first: u64, sent: Option<u64>) -> MultipartSegment {
         if let CachedObject::Stored(stored) = found
             && let StoredBody::File(file) = &stored.body
         {
-            let file_fallback = self.request.file_fallback(stored);
+            let end = sent.map(|sent| first.saturating_add(sent));
+            let file_fallback = self.request.file_fallback(stored, end);
             return MultipartSegment::Stored(
                 FileSource::new(Arc::clone(file), Some(file_fallback)),
                 first,

@@ -125,7 +125,8 @@ impl GenericRequest<'_> {
     }
 
     /// The fallback of a stored body.
-    pub(super) fn file_fallback(&self, stored: &Stored) -> Box<FileFallback> {
-        FileFallback::of(self.engine, FallbackRequest::Page(Box::new(self.sought(None))), stored)
+    pub(super) fn file_fallback(&self, stored: &Stored, end: Option<u64>) -> Box<FileFallback> {
+        let request = FallbackRequest::Page(Box::new(self.sought(None)));
+        FileFallback::of(self.engine, request, stored, end)
     }
 }

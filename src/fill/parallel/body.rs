@@ -108,6 +108,11 @@ impl ParallelBody {
         Self { front, plan }
     }
 
+    /// As [`ResumableBody::doubtful_from`].
+    pub(in crate::fill) fn doubtful_from(&self) -> Option<u64> {
+        self.front.doubtful_from()
+    }
+
     /// The declared length.
     pub(in crate::fill) fn total(&self) -> Option<u64> {
         self.front.total()
@@ -315,6 +320,9 @@ impl ParallelPlan {
         let end = piece.span().end;
         let PieceHandover { written, rest } = piece.hand_over().await;
         let came_to = front.received();
+        if !self.seed.is_tagged() {
+            writer.doubt_from(came_to);
+        }
         if let Some(written) = written {
             let due = written.span().end;
             writer.take_in(written).await?;
@@ -327,9 +335,9 @@ impl ParallelPlan {
             }
         }
         match rest {
-            PieceRest::Stream(stream) => {
+            PieceRest::Stream(mut stream) => {
+                stream.comes_behind(front);
                 *front = *stream;
-                front.comes_to_front();
             }
             PieceRest::Nothing => front.go_on_at(writer.received(), Some(end)),
             PieceRest::Failed => {

@@ -2,7 +2,6 @@
 //! always. A value.
 
 use crate::fill::error::FillError;
-use crate::fill::resumable_body::BodyCheck;
 use crate::object::Meta;
 use crate::origin::{FetchError, Response};
 use crate::policy::continuation::{self, BrokenBody, ContinuationError, Tie};
@@ -18,24 +17,18 @@ pub(super) struct PartIdentity {
     /// The entity tag, if it is a strong one.
     pub(super) etag: Option<HeaderValue>,
     pub(super) length: u64,
-    pub(super) checked: BodyCheck,
 }
 
 impl PartIdentity {
     /// That of an object with this head and length.
-    pub(super) fn new(meta: &Meta, length: u64, checked: BodyCheck) -> Self {
+    pub(super) fn new(meta: &Meta, length: u64) -> Self {
         let is_strong = |etag: &&HeaderValue| EntityTag::parse(etag).is_some_and(|e| e.is_strong());
-        Self {
-            etag: meta.etag().filter(is_strong).cloned(),
-            headers: meta.headers.clone(),
-            length,
-            checked,
-        }
+        Self { etag: meta.etag().filter(is_strong).cloned(), headers: meta.headers.clone(), length }
     }
 
     /// Whether pieces that come at different times can be told to be of one object.
     pub(super) fn ties_parts(&self) -> bool {
-        self.etag.is_some() || self.checked == BodyCheck::Hash
+        self.etag.is_some()
     }
 
     /// Whether a head is of the same object.
@@ -54,11 +47,7 @@ impl PartIdentity {
         let last = asked.end.saturating_sub(1);
         let checked = continuation::check_stretch(&begun, last, response.status, &response.headers);
         match checked {
-            Ok((continuation, end))
-                if continuation.tie == Tie::EntityTag || self.checked == BodyCheck::Hash =>
-            {
-                Ok(end)
-            }
+            Ok((continuation, end)) if continuation.tie == Tie::EntityTag => Ok(end),
             Ok(_) | Err(ContinuationError::OtherLength { .. } | ContinuationError::OtherObject) => {
                 Err(FillError::Changed)
             }

@@ -21,7 +21,6 @@ use crate::fill::error::{FillError, JoinError};
 use crate::fill::flight::FillOutcome;
 use crate::fill::proof::{Advice, ExpectedBody};
 use crate::fill::request::{FillStart, OriginChoice};
-use crate::fill::resumable_body::BodyCheck;
 use crate::fill::rules::AdmittedAnswer;
 use crate::fill::{heads, leader};
 use crate::origin::{FetchError, OriginAnswer, Response};
@@ -120,7 +119,7 @@ impl HeadLearner {
         let part = cache.part(&request.key).await?;
         let meta = part.meta();
         let expected = request.expected(cache, Coding::of(&meta.headers)).await;
-        let identity = PartIdentity::new(&meta, part.length(), BodyCheck::of(&expected));
+        let identity = PartIdentity::new(&meta, part.length());
         if !identity.ties_parts() || expected.check_length(part.length()).is_err() {
             // A claim that a disk does not tell may be the one that ties it.
             if !expected.is_unsure {
@@ -234,8 +233,7 @@ impl HeadLearner {
             resources.metrics.rejected_bodies.with_label_values(labels).inc();
             return Err(FillError::Rejected { origin, rejection });
         }
-        let identity =
-            Arc::new(PartIdentity::new(&admitted.meta, length, BodyCheck::of(&expected)));
+        let identity = Arc::new(PartIdentity::new(&admitted.meta, length));
         // What was asked for while the disk took nothing may begin within a chunk.
         let fits = begun.as_ref().is_none_or(|BegunAnswer { response, asked, .. }| {
             asked.start.is_multiple_of(CHUNK_BYTES) && identity.check(asked, response).is_ok()

@@ -160,8 +160,12 @@ fn is_as_good_as_whole(stretch: ByteSpan) -> bool {
 
 /// Whether what `ranges` begin with has come, or comes soon, by way of a fill of the whole.
 async fn is_near(flight: &FlightReader, ranges: &ByteRanges) -> bool {
+    let mut doubtful_from = None;
     let progress = match flight.outcome().await {
-        FillOutcome::Streaming { growing, .. } => Some((growing.length(), growing.visible())),
+        FillOutcome::Streaming { growing, .. } => {
+            doubtful_from = growing.doubtful_from();
+            Some((growing.length(), growing.visible()))
+        }
         FillOutcome::Passing => flight.shared_progress(),
         FillOutcome::Whole { .. }
         | FillOutcome::Head { .. }
@@ -170,7 +174,11 @@ async fn is_near(flight: &FlightReader, ranges: &ByteRanges) -> bool {
     };
     let Some((Some(length), visible)) = progress else { return true };
     match ranges.resolve(length) {
-        Resolved::Single(span) => span.first <= visible.saturating_add(NEAR_BYTES),
+        Resolved::Single(span) => {
+            let is_part = span.last.saturating_add(1) < length;
+            let is_held = is_part && doubtful_from.is_some_and(|from| span.last >= from);
+            !is_held && span.first <= visible.saturating_add(NEAR_BYTES)
+        }
         Resolved::Whole | Resolved::Multiple(_) | Resolved::Unsatisfiable => true,
     }
 }

@@ -4,7 +4,6 @@
 use super::identity::PartIdentity;
 use crate::cache::FenceEpoch;
 use crate::fill::resources::Resources;
-use crate::fill::resumable_body::BodyCheck;
 use crate::object::Meta;
 use crate::store::{CHUNK_BYTES, Growing};
 use http::StatusCode;
@@ -23,7 +22,7 @@ pub(in crate::fill) async fn salvage(
     growing: &Growing,
 ) {
     let come = growing.visible() - growing.visible() % CHUNK_BYTES;
-    let is_tied = PartIdentity::new(&meta, length, BodyCheck::Length).ties_parts();
+    let is_tied = PartIdentity::new(&meta, length).ties_parts();
     let is_read_in_part = resources.keys_in_part.lock().contains(&meta.key);
     let may_be_part = meta.status == StatusCode::OK && meta.variant.is_empty();
     if come == 0 || !is_tied || is_read_in_part || !may_be_part {

@@ -7,8 +7,9 @@ use super::flight::PartFlight;
 use super::identity::PartIdentity;
 use crate::cache::{Cache, FenceEpoch};
 use crate::fill::error::FillError;
+use crate::fill::fetched_body::{BodyCheck, FetchedBody};
 use crate::fill::request::{OriginChoice, OriginQuestion, times_of};
-use crate::fill::resumable_body::{FetchedBody, ResumableBody};
+use crate::fill::resumable_body::ResumableBody;
 use crate::origin::{FetchReason, OriginAnswer, RangeAsked, Response};
 use crate::policy::response::Times;
 use crate::policy::rules::{AnswerHead, ConfirmationVerdict};
@@ -55,8 +56,9 @@ impl PartFlight {
             metrics: self.resources().metrics.clone(),
             body_origins: self.body_origins.clone(),
         };
-        let (headers, checked) = (identity.headers.clone(), identity.checked);
-        ResumableBody::new(source, response, headers, checked).into_stretch(identity.length, asked)
+        let headers = identity.headers.clone();
+        let body = ResumableBody::new(source, response, headers, BodyCheck::Length);
+        body.into_stretch(identity.length, asked)
     }
 
     /// Asks for the bytes `asked`; fails if the answer is of another object. `why` is the reason,

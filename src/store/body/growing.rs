@@ -4,7 +4,9 @@
 //! its last reader. One short lock, never held across an await or I/O.
 //!
 //! A reader sees the bytes that have come, without the last ones ([`Withhold`]), and never the end:
-//! both become visible when the object is proven, and never before.
+//! both become visible when the object is proven, and never before. If the bytes from some offset
+//! on may be of another representation than those before ([`Growth::doubt_from`]), a reader that
+//! ends before the object does gets none of them before that.
 //!
 //! If the disk fails, what is in the file stays there for the readers and the rest passes through
 //! memory. Bytes between the two that all readers had, or that a reader did not take in time, are
@@ -48,6 +50,27 @@ pub struct Growing(Arc<Growth>);
 pub struct Follower {
     growing: Growing,
     number: u64,
+    extent: ReadExtent,
+}
+
+/// How far a reader reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadExtent {
+    /// To the end of the object, which it gets only if the object is proven.
+    ToEnd,
+    /// To an offset before that.
+    Part,
+}
+
+impl ReadExtent {
+    /// That of a reader that takes `sent` bytes from `offset` on, or all from there on, of an
+    /// object of this length, if that is known.
+    pub fn of(offset: u64, sent: Option<u64>, length: Option<u64>) -> Self {
+        match (sent, length) {
+            (Some(sent), Some(length)) if offset.saturating_add(sent) < length => Self::Part,
+            (Some(_) | None, _) => Self::ToEnd,
+        }
+    }
 }
 
 /// What the writer and all readers share.
@@ -75,9 +98,17 @@ struct GrowthState {
     /// failed and bytes were let go since.
     file_end: u64,
     file: Option<Arc<File>>,
-    /// The position of each follower: it has had all before.
-    followers: HashMap<u64, u64>,
+    followers: HashMap<u64, FollowerState>,
     followers_so_far: u64,
+    /// As in the view.
+    doubtful_from: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct FollowerState {
+    /// It has had all before.
+    position: u64,
+    extent: ReadExtent,
 }
 
 /// The followers that an object without a disk waits for.
@@ -93,7 +124,21 @@ pub(super) struct Followers {
 struct View {
     /// Bytes before this offset may be read.
     visible: u64,
+    /// Bytes from this offset on are no part's before the object is proven.
+    doubtful_from: u64,
     phase: Phase,
+}
+
+impl View {
+    /// Bytes before this offset may be read by a reader of this extent.
+    fn visible_to(&self, extent: ReadExtent) -> u64 {
+        match (extent, self.phase) {
+            (ReadExtent::Part, Phase::Unproven | Phase::Abandoned) => {
+                self.visible.min(self.doubtful_from)
+            }
+            (ReadExtent::Part, Phase::Proven) | (ReadExtent::ToEnd, _) => self.visible,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,20 +174,26 @@ impl Growing {
         self.0.view.borrow().visible
     }
 
+    /// The offset from which on a part of the object waits until the object is proven, if there is
+    /// one.
+    pub fn doubtful_from(&self) -> Option<u64> {
+        Some(self.0.view.borrow().doubtful_from).filter(|from| *from < u64::MAX)
+    }
+
     /// Up to `max` bytes from `offset`, as soon as there are any; empty only if the object is
     /// proven and ends at or before `offset`. Cancel safe. Waits without a deadline of its own: the
     /// writer has one.
     pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, Broken> {
-        let visible = self.0.wait_past(offset).await?;
-        let within = usize::try_from(visible.saturating_sub(offset)).unwrap_or(usize::MAX);
-        self.0.fetch(offset, max.min(within)).await
+        self.0.read(offset, max, ReadExtent::ToEnd).await
     }
 
-    /// A reader from `offset` on that is waited for if the disk fails.
-    pub fn follow(self, offset: u64) -> Follower {
-        let number = self.0.state.lock().enter(offset);
+    /// A reader from `offset` on that is waited for if the disk fails. If `sent` is told, it takes
+    /// so many bytes.
+    pub fn follow(self, offset: u64, sent: Option<u64>) -> Follower {
+        let extent = ReadExtent::of(offset, sent, self.length());
+        let number = self.0.state.lock().enter(FollowerState { position: offset, extent });
         self.0.moved.notify_one();
-        Follower { growing: self, number }
+        Follower { growing: self, number, extent }
     }
 }
 
@@ -150,14 +201,14 @@ impl Follower {
     /// Up to `max` bytes from `offset` if they are in memory and visible, without a copy; never
     /// empty. Bytes before `offset` will not be asked for again. Never waits.
     pub fn read_now(&self, offset: u64, max: usize) -> Option<Bytes> {
-        let visible = self.growing.visible().saturating_sub(offset);
+        let visible = self.growing.0.view.borrow().visible_to(self.extent).saturating_sub(offset);
         let max = usize::try_from(visible).map_or(max, |visible| visible.min(max));
         if max == 0 {
             return None;
         }
         let mut state = self.growing.0.state.lock();
         let bytes = state.segments.read(offset, max)?;
-        state.followers.insert(self.number, offset);
+        state.followers.insert(self.number, self.state_at(offset));
         drop(state);
         self.growing.0.moved.notify_one();
         Some(bytes)
@@ -165,9 +216,14 @@ impl Follower {
 
     /// As [`Growing::read`]; bytes before `offset` will not be asked for again.
     pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, Broken> {
-        self.growing.0.state.lock().followers.insert(self.number, offset);
+        let state = self.state_at(offset);
+        self.growing.0.state.lock().followers.insert(self.number, state);
         self.growing.0.moved.notify_one();
-        self.growing.read(offset, max).await
+        self.growing.0.read(offset, max, self.extent).await
+    }
+
+    fn state_at(&self, position: u64) -> FollowerState {
+        FollowerState { position, extent: self.extent }
     }
 }
 
@@ -227,8 +283,13 @@ impl Growth {
                 file: None,
                 followers: HashMap::new(),
                 followers_so_far: 0,
+                doubtful_from: u64::MAX,
             }),
-            view: watch::Sender::new(View { visible: base, phase: Phase::Unproven }),
+            view: watch::Sender::new(View {
+                visible: base,
+                doubtful_from: u64::MAX,
+                phase: Phase::Unproven,
+            }),
             is_memory_only: AtomicBool::new(false),
             moved: Notify::new(),
         }
@@ -261,6 +322,23 @@ impl Growth {
         let end = state.segments.end();
         drop(state);
         self.show(end);
+    }
+
+    /// Bytes from `offset` on, which has not come yet, may be of another representation of the
+    /// object than those before: only the proof of the whole tells.
+    pub(super) fn doubt_from(&self, offset: u64) {
+        let mut state = self.state.lock();
+        if state.doubtful_from <= offset {
+            return;
+        }
+        state.doubtful_from = offset;
+        drop(state);
+        self.view.send_if_modified(|view| {
+            view.doubtful_from = offset;
+            true
+        });
+        // A part that stops there is not waited for.
+        self.moved.notify_one();
     }
 
     /// All bytes that no thread has yet, to be written.
@@ -361,7 +439,10 @@ impl Growth {
     /// The object is whole and right: readers see its last bytes and its end.
     pub(super) fn prove(&self) {
         let end = self.received();
-        self.view.send_replace(View { visible: end, phase: Phase::Proven });
+        self.view.send_if_modified(|view| {
+            (view.visible, view.phase) = (end, Phase::Proven);
+            true
+        });
     }
 
     /// Nothing more will come. Readers of a proven object go on, others fail when they need more.
@@ -391,12 +472,25 @@ impl Growth {
 
 /// What its readers do.
 impl Growth {
-    async fn wait_past(&self, offset: u64) -> Result<u64, Broken> {
-        let is_settled = |view: &View| view.visible > offset || view.phase != Phase::Unproven;
+    async fn read(
+        self: &Arc<Self>,
+        offset: u64,
+        max: usize,
+        extent: ReadExtent,
+    ) -> Result<Bytes, Broken> {
+        let visible = self.wait_past(offset, extent).await?;
+        let within = usize::try_from(visible.saturating_sub(offset)).unwrap_or(usize::MAX);
+        self.fetch(offset, max.min(within)).await
+    }
+
+    async fn wait_past(&self, offset: u64, extent: ReadExtent) -> Result<u64, Broken> {
+        let is_settled =
+            |view: &View| view.visible_to(extent) > offset || view.phase != Phase::Unproven;
         let mut receiver = self.view.subscribe();
         let view = *receiver.wait_for(is_settled).await.map_err(|_| Broken::Abandoned)?;
-        if view.visible > offset || view.phase == Phase::Proven {
-            Ok(view.visible)
+        let visible = view.visible_to(extent);
+        if visible > offset || view.phase == Phase::Proven {
+            Ok(visible)
         } else {
             Err(Broken::Abandoned)
         }
@@ -441,18 +535,23 @@ impl Drop for Growth {
 }
 
 impl GrowthState {
-    /// A follower behind a gap can go no further than it, and is not waited for.
+    /// A follower behind a gap can go no further than it, nor a part than to what is doubtful; they
+    /// are not waited for.
     fn followers_that_go_on(&self) -> Followers {
         let (start, file_end) = (self.segments.start(), self.file_end);
-        let can_go_on = |position: &&u64| start == file_end || **position >= start;
-        let positions = || self.followers.values().filter(can_go_on);
-        let slowest = positions().copied().min().unwrap_or(u64::MAX);
-        Followers { count: positions().count(), slowest }
+        let can_go_on = |follower: &&FollowerState| {
+            let is_behind_gap = start != file_end && follower.position < start;
+            let is_held =
+                follower.extent == ReadExtent::Part && follower.position >= self.doubtful_from;
+            !is_behind_gap && !is_held
+        };
+        let positions = || self.followers.values().filter(can_go_on).map(|it| it.position);
+        Followers { count: positions().count(), slowest: positions().min().unwrap_or(u64::MAX) }
     }
 
-    fn enter(&mut self, offset: u64) -> u64 {
+    fn enter(&mut self, follower: FollowerState) -> u64 {
         self.followers_so_far += 1;
-        self.followers.insert(self.followers_so_far, offset);
+        self.followers.insert(self.followers_so_far, follower);
         self.followers_so_far
     }
 

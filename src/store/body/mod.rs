@@ -21,7 +21,7 @@ pub(super) mod trailer;
 mod window;
 mod writer;
 
-pub use growing::{Follower, Growing, WITHHELD_BYTES, Withhold};
+pub use growing::{Follower, Growing, ReadExtent, WITHHELD_BYTES, Withhold};
 pub use out_of_order::{OutOfOrder, RangeWriter, WrittenRange};
 pub use writer::{EndedObject, ObjectWriter, ProvenObject, SealedObject};
 

@@ -180,6 +180,12 @@ impl ObjectWriter {
         }
     }
 
+    /// Bytes from `offset` on, which have not come yet, may be of another representation than those
+    /// before: a reader of a part gets none of them before the object is proven.
+    pub fn doubt_from(&self, offset: u64) {
+        self.growth().doubt_from(offset);
+    }
+
     /// Where ranges may be written before their turn; `None` if there is no disk any more. To be
     /// asked for only if the length is declared. Not cancel safe, as [`ObjectWriter::append`].
     pub async fn out_of_order(&mut self) -> Result<Option<OutOfOrder>, WriteError> {

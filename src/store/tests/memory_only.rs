@@ -45,7 +45,7 @@ async fn readers_and_origin_go_on_while_the_disk_is_busy() {
     OBSERVER.set(None);
     let body = bytes(9, 3 * MIB);
     let mut pending = store.begin(&key("a"), Some(body.len() as u64)).await.unwrap();
-    let follower = pending.growing().follow(0);
+    let follower = pending.growing().follow(0, None);
     for piece in pieces(&body) {
         pending.append(piece).await.unwrap();
     }
@@ -95,7 +95,7 @@ async fn readers_go_on_when_the_disk_fails_under_an_object() {
         let readers: Vec<_> = (0..20)
             .map(|number| {
                 let from = number * 100_000;
-                let follower = writer.growing().follow(from as u64);
+                let follower = writer.growing().follow(from as u64, None);
                 (from, tokio::spawn(read_all(follower, from, 10_000 + number * 3_000)))
             })
             .collect();
@@ -120,7 +120,7 @@ async fn a_wrong_object_without_a_disk_breaks_its_readers_before_its_end() {
     let store = bench.open().await;
     let body = bytes(4, 2 * MIB);
     let mut writer = store.begin(&key("a"), None).await.unwrap();
-    let reader = tokio::spawn(read_all(writer.growing().follow(0), 0, 64 * KIB));
+    let reader = tokio::spawn(read_all(writer.growing().follow(0, None), 0, 64 * KIB));
     write_failing(&store, &mut writer, &body, MIB as u64).await.unwrap();
     drop(writer.end().await.unwrap());
     assert!(matches!(reader.await.unwrap(), Err(Broken::Abandoned)));
@@ -132,7 +132,7 @@ async fn an_empty_object_has_no_end_before_it_is_proven() {
     let store = bench.open().await;
     for is_right in [true, false] {
         let writer = store.begin(&key("a"), None).await.unwrap();
-        let reader = tokio::spawn(read_all(writer.growing().follow(0), 0, 64 * KIB));
+        let reader = tokio::spawn(read_all(writer.growing().follow(0, None), 0, 64 * KIB));
         let ended = writer.end().await.unwrap();
         assert!(!reader.is_finished());
         let proven = is_right.then_some(ended).map(EndedObject::prove);
@@ -146,8 +146,8 @@ async fn a_reader_that_stands_still_is_left_behind_and_holds_up_no_other_for_lon
     let store = bench.open().await;
     let body = bytes(5, 30 * MIB);
     let mut writer = store.begin(&key("a"), None).await.unwrap();
-    let still = writer.growing().follow(0);
-    let other = tokio::spawn(read_all(writer.growing().follow(0), 0, 64 * KIB));
+    let still = writer.growing().follow(0, None);
+    let other = tokio::spawn(read_all(writer.growing().follow(0, None), 0, 64 * KIB));
     write_failing(&store, &mut writer, &body, 12 * MIB as u64).await.unwrap();
     assert!(writer.end().await.unwrap().prove().is_err());
     assert!(other.await.unwrap().unwrap() == body);
@@ -173,7 +173,7 @@ async fn a_last_write_that_fails_costs_no_reader_anything_and_stores_nothing() {
     // The first 21 pieces make a batch, the others wait for the end.
     let body = bytes(7, 23 * 50_000);
     let mut writer = store.begin(&key("a"), Some(body.len() as u64)).await.unwrap();
-    let reader = tokio::spawn(read_all(writer.growing().follow(0), 0, 64 * KIB));
+    let reader = tokio::spawn(read_all(writer.growing().follow(0, None), 0, 64 * KIB));
     for piece in pieces(&body) {
         writer.append(piece).await.unwrap();
     }
@@ -211,7 +211,7 @@ async fn readers_go_on_when_the_disk_hangs_under_an_object() {
     let key = key("a");
     let begun = store.begin_withholding(&key, length, Withhold::LastBytes);
     let mut writer = begun.await.unwrap();
-    let reader = tokio::spawn(read_all(writer.growing().follow(0), 0, 64 * KIB));
+    let reader = tokio::spawn(read_all(writer.growing().follow(0, None), 0, 64 * KIB));
     tokio::time::pause();
     for piece in pieces(&body) {
         let mut appending = std::pin::pin!(writer.append(piece));
@@ -242,7 +242,7 @@ async fn the_only_reader_is_waited_for_however_slow_it_is() {
     let store = bench.open().await;
     let body = bytes(9, 20 * MIB);
     let mut writer = store.begin(&key("a"), None).await.unwrap();
-    let follower = writer.growing().follow(0);
+    let follower = writer.growing().follow(0, None);
     let reader = tokio::spawn(async move {
         let mut got = Vec::new();
         loop {

@@ -26,7 +26,7 @@ fn objects(store: &Store) -> u64 {
 
 /// Appends pieces of 1 MiB, `count` at most, until the object is not stored any more; how many.
 async fn trickle(writer: &mut ObjectWriter, count: usize) -> usize {
-    let _reader = writer.growing().follow(0);
+    let _reader = writer.growing().follow(0, None);
     for number in 0..count {
         if writer.is_memory_only() {
             return number;

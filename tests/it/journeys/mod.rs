@@ -25,6 +25,7 @@ mod http10;
 mod http2;
 mod http2_origins;
 mod lifetimes;
+mod mixed;
 mod narinfos;
 mod operation;
 mod outages;

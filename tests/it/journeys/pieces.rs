@@ -115,6 +115,24 @@ async fn a_hash_ties_pieces_together_where_there_is_no_tag() {
     assert_eq!(edge.metric(&pieces("joined")).await, 4);
 }
 
+#[tokio::test]
+async fn a_reader_of_a_part_gets_no_piece_that_no_tag_ties_before_the_proof() {
+    let origin = Origin::start().await;
+    let (nar, other) = (noise(8, 5 * MIB), noise(9, 5 * MIB));
+    let path = path_of_nar(&nar, "nar.xz");
+    let gate = Gate::default();
+    let script = |body: &Bytes| says(body.clone()).field("accept-ranges", "bytes");
+    origin.say_in_turn(&path, vec![script(&nar).held_at(HELD_AT, &gate), script(&other)]);
+    let edge = setup().start(&[&origin]).await;
+    let whole = begin(&edge, &origin, &path, 5).await;
+    let part = edge.client().begin(&path, &[("range", "bytes=0-2999999")]).await;
+    assert_eq!(part.status.as_u16(), 206);
+    gate.open();
+    let part = part.rest().await;
+    assert!(part.is_cut && part.body == nar[..part.body.len()], "{} bytes", part.body.len());
+    assert!(whole.rest().await.is_cut);
+}
+
 /// What an origin may do to a piece so that all of the object comes over the first connection.
 fn unfit(nar: &Bytes) -> Vec<Script> {
     let other = noise(77, nar.len());

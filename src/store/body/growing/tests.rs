@@ -180,7 +180,7 @@ impl Model {
                 }
             }
             Step::Follow(offset) => {
-                let follower = growth.reader().follow(offset);
+                let follower = growth.reader().follow(offset, None);
                 if !self.has_lost(offset) {
                     self.followers.push((follower, offset));
                 }
@@ -189,7 +189,7 @@ impl Model {
                 let number = number % self.followers.len();
                 let (follower, position) = &mut self.followers[number];
                 *position += by;
-                growth.state.lock().followers.insert(follower.number, *position);
+                growth.state.lock().followers.insert(follower.number, follower.state_at(*position));
             }
             Step::Leave(number) if !self.followers.is_empty() => {
                 self.followers.remove(number % self.followers.len());
