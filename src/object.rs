@@ -8,6 +8,7 @@ pub use tags::{PurgeTags, Tag, TagError};
 use crate::clock::Timestamp;
 use crate::nix::Class;
 use crate::nix::hash::{base16, sha256};
+use crate::nix::nar_file::NarContents;
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::borrow::Borrow;
@@ -213,7 +214,8 @@ pub enum Lifetime {
 pub enum Proof {
     /// Only that it arrived whole.
     Length,
-    /// SHA-256 equals the FileHash of the narinfo that names it, or its own name.
+    /// SHA-256 equals the FileHash of the narinfo that names it, or its own name; or the NAR in it
+    /// has the NarHash of the narinfo.
     FileHash,
     /// A narinfo that parses; signatures were not required.
     Parsed,
@@ -376,12 +378,20 @@ pub struct NarClaim {
     /// the form that this derives.
     #[serde(skip)]
     pub source: Option<u32>,
+    /// What the file holds. As `source`, none in what an older version stored.
+    #[serde(skip)]
+    pub contents: Option<NarContents>,
 }
 
 impl NarClaim {
     /// Whether both say the same of the file, wherever they came from.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        (self.file_hash, self.file_size) == (other.file_hash, other.file_size)
+        let file = |claim: &Self| (claim.file_hash, claim.file_size);
+        let is_other_nar = match (self.contents, other.contents) {
+            (Some(one), Some(other)) => one != other,
+            (Some(_) | None, _) => false,
+        };
+        file(self) == file(other) && !is_other_nar
     }
 }
 

@@ -36,6 +36,7 @@ impl PartResult {
             | FillError::Relayed(_)
             | FillError::Behind
             | FillError::Doubtful
+            | FillError::Unjudged(_)
             | FillError::NoResult => answer::failed(error).into(),
         }
     }

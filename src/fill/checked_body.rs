@@ -2,6 +2,7 @@
 //! if it can be proven, its last 16 KiB until it is, as with one that is kept; else its end alone.
 //! Owned by one response, or by the fill that relays it; no locks.
 
+use super::contents_check::PassingCheck;
 use super::error::FillError;
 use super::fetched_body::FetchedBody;
 use super::proof::{Basis, ExpectedBody};
@@ -22,6 +23,7 @@ pub(super) struct CheckedBody {
     expected: ExpectedBody,
     resources: Arc<Resources>,
     basis: Basis,
+    contents: Option<PassingCheck>,
     /// SHA-256 of all bytes that were given so far.
     given: digest::Context,
     received: u64,
@@ -101,9 +103,9 @@ impl CheckedBody {
         resources: Arc<Resources>,
         basis: Basis,
     ) -> Box<Self> {
-        let withheld_max = match expected.file_hash {
-            Some(_) => usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX),
-            None => 0,
+        let withheld_max = match (expected.file_hash, expected.contents) {
+            (None, None) => 0,
+            (Some(_), _) | (_, Some(_)) => usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX),
         };
         Box::new(Self {
             meta,
@@ -111,6 +113,7 @@ impl CheckedBody {
             expected,
             resources,
             basis,
+            contents: expected.needs_contents().map(PassingCheck::new),
             given: digest::Context::new(&digest::SHA256),
             received: 0,
             withheld: BytesMut::new(),
@@ -177,6 +180,12 @@ impl CheckedBody {
             match self.body.chunk().await {
                 Ok(Some(piece)) => {
                     self.received += piece.len() as u64;
+                    if let Some(contents) = &mut self.contents
+                        && let Err(error) =
+                            contents.push(&self.resources.decoders, piece.clone()).await
+                    {
+                        return Err(self.fail(error));
+                    }
                     self.take(piece);
                 }
                 Ok(None) => {
@@ -214,7 +223,13 @@ impl CheckedBody {
         let mut whole = self.given.clone();
         whole.update(&self.withheld);
         let actual = Sha256::finish(whole);
-        if let Err(rejection) = self.expected.check(actual, self.received) {
+        let contents = match self.contents.take().map(PassingCheck::finish).transpose() {
+            Ok(contents) => contents,
+            Err(error) => return Err(self.fail(error)),
+        };
+        let is_doubtful = self.body.doubtful_from().is_some();
+        let contents = contents.map(|it| if is_doubtful { it.of_several_answers() } else { it });
+        if let Err(rejection) = self.expected.check(actual, self.received, contents) {
             let origin = Arc::clone(&self.meta.origin);
             return Err(self.fail(FillError::Rejected { origin, rejection }));
         }

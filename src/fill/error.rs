@@ -2,9 +2,10 @@
 //! Values only.
 
 use crate::client::UploadError;
+use crate::nix::nar_file::NarFileError;
 use crate::object::{Key, Sha256};
 use crate::origin::{BodyError, FetchError};
-use crate::store::WriteError;
+use crate::store::{Broken, WriteError};
 use std::sync::Arc;
 
 /// Why a fill brought nothing.
@@ -49,6 +50,9 @@ pub enum FillError {
     /// proven.
     #[error("the origin may have replaced the object while it was sent")]
     Doubtful,
+    /// What it holds could not be looked at.
+    #[error("its contents could not be read to judge them: {0}")]
+    Unjudged(Arc<Broken>),
     /// It has no reader, and its place was given to another fill, or its origin is too slow.
     #[error("it has no reader, and is too slow or gives its place to another")]
     Unread,
@@ -73,6 +77,7 @@ impl FillError {
             | Self::Write(_)
             | Self::Behind
             | Self::Doubtful
+            | Self::Unjudged(_)
             | Self::Unread
             | Self::NoResult => false,
         }
@@ -114,6 +119,7 @@ impl FillError {
             | Self::Relayed(_)
             | Self::Behind
             | Self::Doubtful
+            | Self::Unjudged(_)
             | Self::Unread
             | Self::NoResult => false,
         }
@@ -133,6 +139,7 @@ impl FillError {
             | Self::Write(_)
             | Self::Behind
             | Self::Doubtful
+            | Self::Unjudged(_)
             | Self::Unread
             | Self::NoResult => None,
         }
@@ -213,6 +220,12 @@ pub enum Rejection {
         /// What came.
         actual: Sha256,
     },
+    /// It does not hold the NAR that its narinfo promises.
+    #[error("{error}")]
+    Contents {
+        /// What is wrong.
+        error: NarFileError,
+    },
     /// It is not a narinfo, or another path's.
     #[error("is not the narinfo that was asked for: {detail}")]
     Narinfo {
@@ -244,6 +257,7 @@ impl Rejection {
             Self::TooLarge { .. } => "too_large",
             Self::FileSize { .. } => "file_size",
             Self::FileHash { .. } => "file_hash",
+            Self::Contents { .. } => "nar_hash",
             Self::Narinfo { .. } => "narinfo",
             Self::CacheInfo { .. } => "cache_info",
             Self::Signature { .. } => "signature",
@@ -258,6 +272,7 @@ impl Rejection {
             | Self::TooLarge { limit: expected, actual }
             | Self::FileSize { expected, actual } => (expected.to_string(), actual.to_string()),
             Self::FileHash { expected, actual } => (expected.to_string(), actual.to_string()),
+            Self::Contents { error } => ("the NAR of its narinfo".to_owned(), error.to_string()),
             Self::Continuation { expected, actual } => (expected.clone(), actual.clone()),
             Self::Head { detail } => ("a usable head".to_owned(), detail.clone()),
             Self::Narinfo { detail } => ("the narinfo asked for".to_owned(), detail.clone()),
@@ -280,6 +295,7 @@ impl Rejection {
             | Self::TooLarge { .. }
             | Self::FileSize { .. }
             | Self::FileHash { .. }
+            | Self::Contents { .. }
             | Self::Signature { .. } => true,
         }
     }

@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 /// What the whole body will be checked against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyCheck {
-    /// A FileHash.
+    /// A FileHash, or the NAR in it.
     Hash,
     /// Only length and entity tag speak for it.
     Length,
@@ -21,7 +21,9 @@ impl BodyCheck {
     /// What of `expected` will be checked at the end.
     pub(super) fn of(expected: &ExpectedBody) -> Self {
         match expected {
-            ExpectedBody { file_hash: Some(_), .. } => Self::Hash,
+            ExpectedBody { file_hash: Some(_), .. } | ExpectedBody { contents: Some(_), .. } => {
+                Self::Hash
+            }
             ExpectedBody { is_framed: true, .. } => Self::Framing,
             ExpectedBody { .. } => Self::Length,
         }

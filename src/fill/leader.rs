@@ -10,6 +10,7 @@
 
 use super::body_origins::BodyOrigins;
 use super::checked_body::CheckedBody;
+use super::contents_check::ContentsCheck;
 use super::error::{FillError, JoinError, Rejection};
 use super::fetched_body::{BodyCheck, FetchedBody};
 use super::flight::{EndOnDrop, FillOutcome, Flight, FlightReader, Provenance};
@@ -28,13 +29,14 @@ use crate::cache::{
 };
 use crate::memory::Hot;
 use crate::nix::Class;
+use crate::nix::nar_file::NarVerdict;
 use crate::object::{Meta, Proof, Sha256};
 use crate::origin::{FetchError, OriginAnswer, Response};
 use crate::policy::response::{Coding, Times};
 use crate::policy::revalidation::{self, Conditions};
 use crate::policy::rules::{AfterPass, AnswerHead, ConfirmationVerdict, ConfirmedHead};
 use crate::rfc::Validators;
-use crate::store::ObjectWriter;
+use crate::store::{EndedObject, ObjectWriter};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use std::sync::Arc;
@@ -58,6 +60,16 @@ struct BegunBody<'a> {
     expected: ExpectedBody,
     choice: &'a OriginChoice,
     body_origins: &'a BodyOrigins,
+    shown: BodyShown,
+}
+
+/// When readers get a body that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyShown {
+    /// While it comes, but for what is withheld.
+    AsItComes,
+    /// When it is proven: its length is not the one that its narinfo says.
+    Proven,
 }
 
 /// Joins the fill of `request`, or begins one, with what is here before: see `Fills::join`.
@@ -322,15 +334,25 @@ impl Fill<'_> {
         let mut expected = request.expected(&resources.cache, coding).await;
         // A NAR that its origin gets cut ends there as if it were whole.
         expected.is_framed |= response.is_framed && request.class() != Class::Nar;
-        if let Some(length) = response.content_length {
-            expected.check_length(length).map_err(|rejection| rejected(&meta, rejection))?;
+        let mut shown = BodyShown::AsItComes;
+        if let Some(length) = response.content_length
+            && let Err(rejection) = expected.check_length(length)
+        {
+            // Nix does not look at `FileSize`. No origin has what it says if this one is asked once
+            // more.
+            if expected.contents.is_none() || !choice.avoid.contains(&response.origin) {
+                return Err(rejected(&meta, rejection));
+            }
+            shown = BodyShown::Proven;
+            expected.file_size = None;
         }
         // What the narinfo says is checked at the end like the hash; known from the start, it gives
         // readers a length and ranges, and tells whether the disk has room.
         response.content_length = response.content_length.or_else(|| expected.length());
         let length = response.content_length;
         let is_small = length.is_some_and(|length| length <= SMALL_BYTES_MAX);
-        let begun = BegunBody { meta, response, coding, keep, expected, choice, body_origins };
+        let begun =
+            BegunBody { meta, response, coding, keep, expected, choice, body_origins, shown };
         if is_small || request.class().is_small() {
             return self.whole(begun).await;
         }
@@ -342,6 +364,10 @@ impl Fill<'_> {
         };
         match writer {
             Some(writer) => Box::pin(self.stream(begun, writer)).await,
+            None if shown == BodyShown::Proven => {
+                let detail = "its length is not the narinfo's FileSize, and no disk takes it";
+                Err(rejected(&begun.meta, Rejection::Head { detail: detail.to_owned() }))
+            }
             None => Ok(Box::pin(self.unwritten(begun)).await),
         }
     }
@@ -368,7 +394,9 @@ impl Fill<'_> {
         }
         let (choice, body_origins) = (&OriginChoice::default(), &BodyOrigins::default());
         let (coding, keep, expected) = (Coding::Identity, Keep::Never, ExpectedBody::framed());
-        let begun = BegunBody { meta, response, coding, keep, expected, choice, body_origins };
+        let shown = BodyShown::AsItComes;
+        let begun =
+            BegunBody { meta, response, coding, keep, expected, choice, body_origins, shown };
         let (meta, body) = self.resumable(begun);
         PassThroughBody::lasting(Arc::new(meta), body)
     }
@@ -408,9 +436,16 @@ impl Fill<'_> {
         }
         let collected = collected.freeze();
         let is_provable = expected.is_provable(body.total());
-        let judged = self.judge(&meta, expected, body_origins, &collected, coding);
+        let contents = match expected.contents {
+            Some(contents) if !expected.is_file(Sha256::of(&collected)) => {
+                Some(self.resources.decoders.verdict_of(contents, &collected).await?)
+            }
+            Some(_) | None => None,
+        };
+        let is_unreadable = contents == Some(NarVerdict::Unreadable);
+        let judged = self.judge(&meta, expected, body_origins, &collected, coding, contents);
         let (proof, claim) = judged.map_err(|rejection| rejected(&meta, rejection))?;
-        let is_whole = is_provable || matches!(proof, Proof::SignedBy(_));
+        let is_whole = (is_provable && !is_unreadable) || matches!(proof, Proof::SignedBy(_));
         meta.proof = proof;
         better_lifetime(&mut meta);
         if keep == Keep::IfVerified && is_whole {
@@ -436,6 +471,7 @@ impl Fill<'_> {
         body_origins: &BodyOrigins,
         body: &Bytes,
         coding: Coding,
+        contents: Option<NarVerdict>,
     ) -> Result<(Proof, Option<ClaimOf>), Rejection> {
         if meta.class == Class::CacheInfo && coding == Coding::Identity {
             proof::cache_info(body)?;
@@ -443,7 +479,8 @@ impl Fill<'_> {
         if meta.class == Class::Narinfo {
             return proof::narinfo(&self.request.upstream, body_origins, &meta.key, body, coding);
         }
-        expected.check(Sha256::of(body), body.len() as u64).map(|proof| (proof, None))
+        let (sha256, length) = (Sha256::of(body), body.len() as u64);
+        expected.check(sha256, length, contents).map(|proof| (proof, None))
     }
 
     /// A body that readers follow while it is written. Judged when its last byte has come, shown
@@ -453,17 +490,23 @@ impl Fill<'_> {
         begun: BegunBody<'_>,
         mut writer: ObjectWriter,
     ) -> Result<&'static str, FillError> {
-        let (ranges, expected) = (self.range_support(&begun), begun.expected);
+        let (ranges, expected, shown) = (self.range_support(&begun), begun.expected, begun.shown);
         let (mut meta, body) = self.resumable(begun);
         let (growing, must_be) = (writer.growing(), expected.must_be());
-        self.flight.announce(FillOutcome::Streaming {
+        let streaming = FillOutcome::Streaming {
             meta: Arc::new(meta.clone()),
             growing: growing.clone(),
             must_be,
-        });
+        };
+        if shown == BodyShown::AsItComes {
+            self.flight.announce(streaming.clone());
+        }
         let Resources { limits, tasks, .. } = &**self.resources;
         let parallel = ParallelStart { limits, asker: self.request.asker, tasks };
         let mut body = ParallelBody::new(body, ranges, &parallel);
+        let alongside = expected.needs_contents().map(|contents| {
+            ContentsCheck::begin(&self.resources.decoders, contents, writer.judge())
+        });
         if let Err(error) = self.take_in(&mut body, &mut writer).await {
             if self.request.bodies().remains == BodyRemains::Part
                 && error.is_broken_off()
@@ -475,10 +518,22 @@ impl Fill<'_> {
             return Err(error);
         }
         let ended = writer.end().await?;
-        let judged = expected.check(ended.sha256, ended.length);
+        let contents = self.contents_of(&ended, &expected, alongside).await?;
+        let is_doubtful = growing.doubtful_from().is_some();
+        let contents = contents.map(|it| if is_doubtful { it.of_several_answers() } else { it });
+        let is_unreadable = contents == Some(NarVerdict::Unreadable);
+        let judged = expected.check(ended.sha256, ended.length, contents);
         meta.proof = judged.map_err(|rejection| rejected(&meta, rejection))?;
         better_lifetime(&mut meta);
-        let Ok(proven) = ended.prove() else { return Ok("not_stored") };
+        let proven = ended.prove();
+        if shown == BodyShown::Proven {
+            self.flight.announce(streaming);
+        }
+        let Ok(proven) = proven else { return Ok("not_stored") };
+        if is_unreadable {
+            tracing::debug!(path = meta.key.path(), "unknown compression: not stored");
+            return Ok("not_stored");
+        }
         let published = self.resources.cache.publish(self.flight.ticket, proven, meta.clone());
         match published.await {
             Ok(_) => Ok("stored"),
@@ -487,6 +542,24 @@ impl Fill<'_> {
                 Ok("not_stored")
             }
         }
+    }
+
+    /// What turned out of the NAR in a body that has ended, if it was looked at: alongside, or now
+    /// if the file is not the one that its narinfo names, which Nix would not notice.
+    async fn contents_of(
+        &self,
+        ended: &EndedObject,
+        expected: &ExpectedBody,
+        alongside: Option<ContentsCheck>,
+    ) -> Result<Option<NarVerdict>, FillError> {
+        let check = match (alongside, expected.contents) {
+            (Some(check), _) => check,
+            (None, Some(contents)) if !expected.is_file(ended.sha256) => {
+                ContentsCheck::begin(&self.resources.decoders, contents, ended.judge())
+            }
+            (None, _) => return Ok(None),
+        };
+        check.verdict().await.map(Some)
     }
 
     /// Takes in a body to its end: then all of its bytes are here, if it has said how many it has.
@@ -532,10 +605,13 @@ impl Fill<'_> {
             return "passed";
         }
         let expected = begun.expected;
+        // A reader that fell behind could not look at the contents from their start.
+        let may_share = expected.needs_contents().is_none();
         let (meta, body) = self.resumable(begun);
         let (resources, ticket) = (Arc::clone(self.resources), self.flight.ticket);
         let body = CheckedBody::new(Arc::new(meta), body, expected, resources, ticket);
-        if keep == Keep::IfVerified && (window == WindowExtent::Whole || body.is_identified()) {
+        let is_shared = window == WindowExtent::Whole || (may_share && body.is_identified());
+        if keep == Keep::IfVerified && is_shared {
             return self.flight.share(body, self.request.demand(), window).await;
         }
         self.flight.announce_pass_through(PassThroughBody::checked(body));

@@ -36,6 +36,7 @@
 
 mod body_origins;
 mod checked_body;
+mod contents_check;
 mod error;
 mod fetched_body;
 mod fills;

@@ -127,7 +127,7 @@ impl PassThroughBody {
         match (self.extent, self.doubtful_from()) {
             // Its client would have all that it wants before the whole is proven.
             (ReadExtent::Part, Some(from)) if self.given > from => Err(FillError::Doubtful),
-            (ReadExtent::Part | ReadExtent::ToEnd, _) => Ok(chunk),
+            (ReadExtent::Part | ReadExtent::ToEnd | ReadExtent::Judge, _) => Ok(chunk),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What every fill uses: the cache, the metrics, the tasks, and what bounds all fills together.
 //! One per process; each member has locks of its own.
 
+use super::contents_check::Decoders;
 use super::hit_for_miss::HitForMiss;
 use super::memory_window::{Bounds, WindowMemory};
 use super::parallel::ParallelLimits;
@@ -33,6 +34,8 @@ pub(super) struct Resources {
     pub(super) hit_for_miss: HitForMiss,
     /// For bodies that no disk takes.
     pub(super) window_memory: Arc<WindowMemory>,
+    /// For NARs that only their contents prove.
+    pub(super) decoders: Decoders,
     /// The keys of objects that are fetched or read in part.
     pub(super) keys_in_part: Mutex<HashSet<Key>>,
 }
@@ -49,6 +52,7 @@ impl Resources {
         Self {
             cache,
             metrics,
+            decoders: Decoders::new(tasks.clone()),
             tasks,
             rejected_bodies: RejectedBodies::new(clock.clone()),
             clock,

@@ -215,7 +215,8 @@ fn in_any_order_of_steps_memory_has_what_the_disk_has_or_nothing() {
 fn what_an_older_narinfo_said_takes_no_place_from_what_a_newer_one_says() {
     let (memory, key) = (memory(1 << 20, 1 << 20), named("/nar/a"));
     let claim = |order| {
-        let claim = NarClaim { file_hash: None, file_size: Some(order), source: None };
+        let claim =
+            NarClaim { file_hash: None, file_size: Some(order), source: None, contents: None };
         HeldClaim { claim, by: Claimant::Stored(key.hash()), since: 0, order }
     };
     let heat = |order| memory.heat_claim(&key, claim(order), memory.seen(&key));

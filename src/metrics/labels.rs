@@ -111,6 +111,7 @@ pub(super) const REJECTION: Label = own(
         ("too_large", ""),
         ("file_size", "not the `FileSize` of the narinfo"),
         ("file_hash", "not the `FileHash` of the narinfo"),
+        ("nar_hash", "not the NAR that the narinfo promises"),
         ("narinfo", "not a narinfo, or one of another path"),
         ("cache_info", "not a `nix-cache-info`"),
         ("signature", "no signature by a trusted key"),

@@ -6,6 +6,7 @@ pub mod cache_info;
 pub mod class;
 pub mod hash;
 pub mod nar;
+pub mod nar_file;
 pub mod narinfo;
 pub mod signature;
 pub mod store_path;

@@ -4,6 +4,7 @@
 //! understand the same bytes in two ways.
 
 use super::hash::{HashError, NixHash};
+use super::nar_file::{NarCompression, NarContents};
 use super::store_path::{StoreDir, StorePath, StorePathError};
 use std::fmt;
 
@@ -170,6 +171,12 @@ impl NarInfo {
     /// Bytes of the file at `URL`: `FileSize`, or `NarSize` if nothing is compressed.
     pub fn file_bytes(&self) -> Option<u64> {
         self.file_size.or((self.compression == NO_COMPRESSION).then_some(self.nar_size))
+    }
+
+    /// What the file at `URL` holds.
+    pub fn contents(&self) -> NarContents {
+        let compression = NarCompression::of(&self.compression);
+        NarContents { sha256: self.nar_sha256, bytes: self.nar_size, compression }
     }
 
     /// The place of the archive in the cache that the narinfo came from.

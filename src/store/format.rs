@@ -313,6 +313,10 @@ pub(crate) fn encode_claim(
     if let Some(source) = claim.source {
         let source = postcard::to_stdvec(&source).map_err(|_| FormatError::Encoding)?;
         bytes.extend_from_slice(&source);
+        if let Some(contents) = claim.contents {
+            let contents = postcard::to_stdvec(&contents).map_err(|_| FormatError::Encoding)?;
+            bytes.extend_from_slice(&contents);
+        }
     }
     Ok(bytes)
 }
@@ -322,11 +326,19 @@ pub(crate) fn decode_claim(bytes: &[u8]) -> Result<(KeyHash, Key, NarClaim), For
     let (form, rest): (ClaimForm, _) =
         postcard::take_from_bytes(versioned(bytes)?).map_err(|_| FormatError::Encoding)?;
     let key = Key::from_stored(&form.key).ok_or(FormatError::Field("key"))?;
-    let source = match rest {
-        [] => None,
-        rest => Some(postcard::from_bytes(rest).map_err(|_| FormatError::Field("source"))?),
+    let (source, rest) = match rest {
+        [] => (None, rest),
+        rest => {
+            let taken = postcard::take_from_bytes(rest);
+            let (source, rest) = taken.map_err(|_| FormatError::Field("source"))?;
+            (Some(source), rest)
+        }
     };
-    Ok((KeyHash(form.owner), key, NarClaim { source, ..form.claim }))
+    let contents = match rest {
+        [] => None,
+        rest => Some(postcard::from_bytes(rest).map_err(|_| FormatError::Field("contents"))?),
+    };
+    Ok((KeyHash(form.owner), key, NarClaim { source, contents, ..form.claim }))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -458,8 +470,12 @@ mod tests {
         sums.update(&vec![7; 70_000]);
         let trailer = trailer::encode(key.hash(), &head(), &sums.encode(), &record).unwrap();
         assert_eq!(hex(&trailer), include_str!("golden/trailer-3.hex").trim());
-        let claim =
-            NarClaim { file_hash: Some(Sha256([1; 32])), file_size: Some(300), source: None };
+        let claim = NarClaim {
+            file_hash: Some(Sha256([1; 32])),
+            file_size: Some(300),
+            source: None,
+            contents: None,
+        };
         assert_eq!(
             hex(&encode_claim(KeyHash([2; 16]), &key, &claim).unwrap()),
             include_str!("golden/claim-3.hex").trim()

@@ -200,7 +200,7 @@ async fn a_hung_disk_is_waited_for_once_and_takes_no_thread_from_anything_else()
     let cache = cache_at(place.path()).await;
     let store = cache.store().unwrap().clone();
     publish(&cache, 1).await;
-    let claim = NarClaim { file_hash: None, file_size: Some(1), source: None };
+    let claim = NarClaim { file_hash: None, file_size: Some(1), source: None, contents: None };
     let (narinfo, body) = (meta(&key(7)), Bytes::from_static(b"x"));
     cache.publish_small(cache.ticket(), narinfo, body, Some((key(8), claim))).await.unwrap();
     // Nothing of it is in memory.

@@ -156,7 +156,8 @@ async fn published_across(newer: Bytes) -> Cache {
     let store = cache.store().unwrap().clone();
     store.loaded().await;
     let nar = Key::new("s", "/nar/x.nar.xz", None);
-    let claim = |size| NarClaim { file_hash: None, file_size: Some(size), source: None };
+    let claim =
+        |size| NarClaim { file_hash: None, file_size: Some(size), source: None, contents: None };
     put(&cache, 1, large()).await;
     let hold = store.hold(0, FILE_REMOVAL);
     let ticket = cache.ticket();
@@ -287,7 +288,7 @@ async fn the_answer_to_a_write_is_not_kept_if_the_object_was_purged_once_more() 
 async fn without_a_disk_a_claim_stays_as_long_as_its_narinfo() {
     let cache = cache_in_memory();
     let nar = Key::new("s", "/nar/x.nar.xz", None);
-    let claim = NarClaim { file_hash: None, file_size: Some(1), source: None };
+    let claim = NarClaim { file_hash: None, file_size: Some(1), source: None, contents: None };
     let claims = Some((nar.clone(), claim.clone()));
     cache.publish_small(cache.ticket(), meta(&key(1)), body("one"), claims).await.unwrap();
     let prefix = |prefix: &str| Scope::Prefix { site: "s".to_owned(), prefix: prefix.to_owned() };

@@ -167,7 +167,7 @@ async fn variants_that_are_published_at_once_are_all_found() {
 async fn a_claim_goes_with_its_narinfo_however_that_is_purged() {
     let claim = |byte| {
         let file_hash = Some(Sha256([byte; 32]));
-        NarClaim { file_hash, file_size: Some(1), source: None }
+        NarClaim { file_hash, file_size: Some(1), source: None, contents: None }
     };
     let (narinfo, nar) = (key(1), Key::new("s", "/nar/x.nar.xz", None));
     let tags = PurgeTags::new([Tag::parse("t").unwrap()]);

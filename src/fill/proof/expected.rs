@@ -4,6 +4,7 @@
 use crate::cache::ClaimUnknown;
 use crate::fill::error::Rejection;
 use crate::nix::class;
+use crate::nix::nar_file::{NarContents, NarVerdict};
 use crate::object::{Meta, NarClaim, Proof, Sha256};
 use crate::policy;
 
@@ -22,6 +23,8 @@ pub(in crate::fill) struct ExpectedBody {
     pub(in crate::fill) is_unsure: bool,
     /// Whether its framing alone shows that it is whole.
     pub(in crate::fill) is_framed: bool,
+    /// What a narinfo says of the NAR in it.
+    pub(in crate::fill) contents: Option<NarContents>,
 }
 
 impl ExpectedBody {
@@ -35,6 +38,7 @@ impl ExpectedBody {
             file_size: claim.and_then(|claim| claim.file_size),
             is_unsure: false,
             is_framed: false,
+            contents: claim.and_then(|claim| claim.contents),
         }
     }
 
@@ -55,13 +59,24 @@ impl ExpectedBody {
     /// Whether a body of this length, if that is known, can be proven well enough to be kept: by a
     /// hash, or by its length, if no narinfo may say more, or by its framing.
     pub(in crate::fill) fn is_provable(&self, length: Option<u64>) -> bool {
-        self.file_hash.is_some() || self.is_framed || (length.is_some() && !self.is_unsure)
+        let has_hash = self.file_hash.is_some() || self.contents.is_some();
+        has_hash || self.is_framed || (length.is_some() && !self.is_unsure)
+    }
+
+    /// What it must hold, if nothing else proves it.
+    pub(in crate::fill) fn needs_contents(&self) -> Option<NarContents> {
+        self.contents.filter(|_| self.file_hash.is_none())
     }
 
     /// The one SHA-256 that a body must have; none if there is no such, or more than one.
     pub(in crate::fill) fn must_be(&self) -> Option<Sha256> {
         let is_one = self.hash_by_name.is_none() || self.hash_by_name == self.file_hash;
         self.file_hash.filter(|_| is_one).map(Sha256)
+    }
+
+    /// Whether a file with this SHA-256 is the one that its name or a narinfo says.
+    pub(in crate::fill) fn is_file(&self, sha256: Sha256) -> bool {
+        [self.file_hash, self.hash_by_name].contains(&Some(sha256.0))
     }
 
     /// The length that the body must have, if that is known: no `FileSize` counts beside a name
@@ -81,14 +96,25 @@ impl ExpectedBody {
         }
     }
 
-    /// Whether a whole body with this SHA-256 and length is the right one.
-    pub(in crate::fill) fn check(&self, actual: Sha256, length: u64) -> Result<Proof, Rejection> {
+    /// Whether a whole body with this SHA-256 and length is the right one; by what its contents
+    /// turned out to be, if they were looked at. A `FileHash` that is wrong beside right contents
+    /// does not count: Nix does not look at it.
+    pub(in crate::fill) fn check(
+        &self,
+        actual: Sha256,
+        length: u64,
+        contents: Option<NarVerdict>,
+    ) -> Result<Proof, Rejection> {
         self.check_length(length)?;
-        let Some(expected) = self.file_hash else { return Ok(Proof::Length) };
-        if actual.0 == expected || self.hash_by_name == Some(actual.0) {
+        if self.is_file(actual) {
             return Ok(Proof::FileHash);
         }
-        Err(Rejection::FileHash { expected: Sha256(expected), actual })
+        match (self.file_hash, contents) {
+            (_, Some(NarVerdict::Right)) => Ok(Proof::FileHash),
+            (Some(expected), _) => Err(Rejection::FileHash { expected: Sha256(expected), actual }),
+            (None, Some(NarVerdict::Wrong(error))) => Err(Rejection::Contents { error }),
+            (None, Some(NarVerdict::Unreadable) | None) => Ok(Proof::Length),
+        }
     }
 }
 
@@ -112,20 +138,26 @@ mod tests {
             file_hash: Some(Sha256(hash)),
             file_size: Some(b"body".len() as u64 + 1),
             source: None,
+            contents: None,
         };
         for hash in [[1; 32], actual.0] {
             let expected = ExpectedBody::of(&path, Some(&claim(hash)));
             expected.check_length(4).unwrap();
-            assert_eq!(expected.check(actual, 4).unwrap(), Proof::FileHash);
-            assert!(expected.check(Sha256::of(b"other"), 5).is_err());
+            assert_eq!(expected.check(actual, 4, None).unwrap(), Proof::FileHash);
+            assert!(expected.check(Sha256::of(b"other"), 5, None).is_err());
         }
         let unnamed = ExpectedBody::of("/nar/a.nar.zst", Some(&claim(actual.0)));
-        assert!(unnamed.check_length(4).is_err() && unnamed.check(actual, 4).is_err());
+        assert!(unnamed.check_length(4).is_err() && unnamed.check(actual, 4, None).is_err());
     }
     #[test]
     fn a_length_alone_keeps_nothing_while_a_claim_may_say_more() {
         let (named, unnamed) = (format!("/nar/{}.nar.xz", "0".repeat(52)), "/nar/a.nar.zst");
-        let claim = NarClaim { file_hash: Some(Sha256([1; 32])), file_size: Some(4), source: None };
+        let claim = NarClaim {
+            file_hash: Some(Sha256([1; 32])),
+            file_size: Some(4),
+            source: None,
+            contents: None,
+        };
         for (path, claim, with_length, without) in [
             (unnamed, Ok(None), true, false),
             (unnamed, Ok(Some(claim)), true, true),

@@ -63,6 +63,7 @@ fn claim_of(key: &Key, narinfo: &NarInfo, source: Option<u32>) -> Option<ClaimOf
         file_hash: narinfo.file_sha256().map(Sha256),
         file_size: narinfo.file_bytes(),
         source,
+        contents: Some(narinfo.contents()),
     };
     Some((Key::new(key.space(), &location.path, location.query.as_deref()), claim))
 }

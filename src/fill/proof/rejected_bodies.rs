@@ -239,7 +239,12 @@ mod tests {
     async fn another_claim_ends_it_and_the_same_does_not() {
         let (wrong, _manual, cache) = bench();
         let (nar, narinfo) = (key(1), Key::new("main", "/a.narinfo", None));
-        let claim = |size| NarClaim { file_hash: None, file_size: Some(size), source: None };
+        let claim = |size| NarClaim {
+            file_hash: None,
+            file_size: Some(size),
+            source: None,
+            contents: None,
+        };
         let publish = async |size| {
             let (meta, claim) = (Meta::of_a_narinfo(&narinfo), (nar.clone(), claim(size)));
             let body = Bytes::from_static(b"a narinfo");

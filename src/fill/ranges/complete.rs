@@ -13,6 +13,7 @@ use crate::cache::PublishError;
 use crate::fill::error::FillError;
 use crate::fill::proof::better_lifetime;
 use crate::fill::resources::RunningCount;
+use crate::nix::nar_file::{NarFile, NarVerdict};
 use crate::object::Meta;
 use crate::origin::FetchReason;
 use crate::policy::response::Coding;
@@ -155,10 +156,18 @@ async fn finish(
     let (key, cache) = (&flight.request.key, &resources.cache);
     let basis = resources.rejected_bodies.basis(flight.ticket, key, cache);
     let (digested, stop) = (part.clone(), resources.tasks.stopping());
-    let digest = move || digested.digest(&stop);
+    let mut contents = expected.needs_contents().map(NarFile::new);
+    let digest = move || {
+        let look = |bytes: &[u8]| contents.iter_mut().for_each(|file| file.push(bytes));
+        let sha256 = digested.digest(&stop, look)?;
+        Some((sha256, contents.map(NarFile::finish)))
+    };
     let digesting = part.tasks().blocking("part digest", digest).await;
-    let sha256 = digesting.ok().flatten()?;
-    match expected.check(sha256, part.length()) {
+    let (sha256, contents) = digesting.ok().flatten()?;
+    if contents == Some(NarVerdict::Unreadable) {
+        return Some(CompletionResult::NotStored);
+    }
+    match expected.check(sha256, part.length(), contents) {
         Ok(proof) => meta.proof = proof,
         Err(rejection) => {
             let origin = Arc::clone(&meta.origin);

@@ -60,6 +60,8 @@ pub enum ReadExtent {
     ToEnd,
     /// To an offset before that.
     Part,
+    /// Everything that has come, withheld or not, to judge it.
+    Judge,
 }
 
 impl ReadExtent {
@@ -126,6 +128,10 @@ struct View {
     visible: u64,
     /// Bytes from this offset on are no part's before the object is proven.
     doubtful_from: u64,
+    /// Bytes before this offset have come.
+    received: u64,
+    /// Whether no more will come of the body.
+    has_ended: bool,
     phase: Phase,
 }
 
@@ -137,6 +143,15 @@ impl View {
                 self.visible.min(self.doubtful_from)
             }
             (ReadExtent::Part, Phase::Proven) | (ReadExtent::ToEnd, _) => self.visible,
+            (ReadExtent::Judge, _) => self.received,
+        }
+    }
+
+    /// Whether a reader of this extent that has had all waits for no more.
+    fn is_over_for(&self, extent: ReadExtent) -> bool {
+        match extent {
+            ReadExtent::Judge => self.has_ended,
+            ReadExtent::ToEnd | ReadExtent::Part => self.phase == Phase::Proven,
         }
     }
 }
@@ -288,6 +303,8 @@ impl Growth {
             view: watch::Sender::new(View {
                 visible: base,
                 doubtful_from: u64::MAX,
+                received: base,
+                has_ended: false,
                 phase: Phase::Unproven,
             }),
             is_memory_only: AtomicBool::new(false),
@@ -436,6 +453,21 @@ impl Growth {
         state.segments.forget_before(upto);
     }
 
+    /// A reader of all that has come, to judge it.
+    pub(super) fn judge(self: &Arc<Self>) -> Follower {
+        let extent = ReadExtent::Judge;
+        let number = self.state.lock().enter(FollowerState { position: 0, extent });
+        Follower { growing: self.reader(), number, extent }
+    }
+
+    /// The body has ended: what judges it waits for no more.
+    pub(super) fn end(&self) {
+        self.view.send_if_modified(|view| {
+            view.has_ended = true;
+            true
+        });
+    }
+
     /// The object is whole and right: readers see its last bytes and its end.
     pub(super) fn prove(&self) {
         let end = self.received();
@@ -463,9 +495,10 @@ impl Growth {
             Withhold::End => end,
         };
         self.view.send_if_modified(|view| {
-            let before = view.visible;
-            view.visible = before.max(end.min(limit));
-            view.visible > before
+            let before = (view.visible, view.received);
+            view.visible = view.visible.max(end.min(limit));
+            view.received = end;
+            (view.visible, view.received) != before
         });
     }
 }
@@ -484,12 +517,15 @@ impl Growth {
     }
 
     async fn wait_past(&self, offset: u64, extent: ReadExtent) -> Result<u64, Broken> {
-        let is_settled =
-            |view: &View| view.visible_to(extent) > offset || view.phase != Phase::Unproven;
+        let is_settled = |view: &View| {
+            view.visible_to(extent) > offset
+                || view.is_over_for(extent)
+                || view.phase == Phase::Abandoned
+        };
         let mut receiver = self.view.subscribe();
         let view = *receiver.wait_for(is_settled).await.map_err(|_| Broken::Abandoned)?;
         let visible = view.visible_to(extent);
-        if visible > offset || view.phase == Phase::Proven {
+        if visible > offset || view.is_over_for(extent) {
             Ok(visible)
         } else {
             Err(Broken::Abandoned)
@@ -545,8 +581,11 @@ impl GrowthState {
                 follower.extent == ReadExtent::Part && follower.position >= self.doubtful_from;
             !is_behind_gap && !is_held
         };
-        let positions = || self.followers.values().filter(can_go_on).map(|it| it.position);
-        Followers { count: positions().count(), slowest: positions().min().unwrap_or(u64::MAX) }
+        let going_on = || self.followers.values().filter(can_go_on);
+        // What judges the body is waited for, and is no reason to receive it.
+        let count = going_on().filter(|it| it.extent != ReadExtent::Judge).count();
+        let slowest = going_on().map(|it| it.position).min().unwrap_or(u64::MAX);
+        Followers { count, slowest }
     }
 
     fn enter(&mut self, follower: FollowerState) -> u64 {

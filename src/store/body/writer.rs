@@ -22,7 +22,7 @@
 
 use crate::object::{Key, Meta, NarClaim, Sha256};
 use crate::store::body::disk_side::{DiskSide, RunningDigest, SealedBody, SharedDigest};
-use crate::store::body::growing::{Growing, Growth, Withhold};
+use crate::store::body::growing::{Follower, Growing, Growth, Withhold};
 use crate::store::body::out_of_order::{OutOfOrder, RangePlace, WrittenRange};
 use crate::store::body::read::Stored;
 use crate::store::body::segments::Batch;
@@ -139,6 +139,11 @@ impl ObjectWriter {
         self.growth().reader()
     }
 
+    /// A reader of all that is received, withheld or not, which judges it.
+    pub fn judge(&self) -> Follower {
+        self.growth().judge()
+    }
+
     /// The key.
     pub fn key(&self) -> &Key {
         &self.object.key
@@ -245,6 +250,7 @@ impl ObjectWriter {
         if hashed != length {
             return Err(WriteError::Length { declared: length, received: hashed });
         }
+        self.object.readers.0.end();
         Ok(EndedObject { length, sha256, object: self.object, storable })
     }
 
@@ -409,6 +415,11 @@ struct StorableBody {
 }
 
 impl EndedObject {
+    /// A reader of all of it, which judges it.
+    pub fn judge(&self) -> Follower {
+        self.object.readers.0.judge()
+    }
+
     /// The body is right: readers see all of it, and read on when this is gone. Gives back what may
     /// still be stored, or why it is not.
     pub fn prove(self) -> Result<ProvenObject, WriteError> {

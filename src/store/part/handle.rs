@@ -218,10 +218,11 @@ impl Part {
         Ok(bytes)
     }
 
-    /// The SHA-256 of the whole object, each chunk compared with its checksum on the way. None
+    /// The SHA-256 of the whole object, each chunk compared with its checksum on the way and then
+    /// shown to `also`. None
     /// if a chunk is missing or damaged, or `stop` was heard. Blocking, for seconds if the
     /// object has gigabytes.
-    pub fn digest(&self, stop: &CancellationToken) -> Option<Sha256> {
+    pub fn digest(&self, stop: &CancellationToken, mut also: impl FnMut(&[u8])) -> Option<Sha256> {
         let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         for number in 0..chunks_up_to(self.0.length) {
             tasks::step();
@@ -237,6 +238,7 @@ impl Part {
                 return None;
             }
             hash.update(&bytes);
+            also(&bytes);
         }
         Some(Sha256::finish(hash))
     }

@@ -19,7 +19,7 @@ fn write_at(path: &Path, offset: u64, byte: u8) {
 }
 
 fn claim() -> NarClaim {
-    NarClaim { file_hash: Some(Sha256([3; 32])), file_size: Some(1), source: None }
+    NarClaim { file_hash: Some(Sha256([3; 32])), file_size: Some(1), source: None, contents: None }
 }
 
 /// A store with a narinfo and its claim, a small body and three large ones; closed again.

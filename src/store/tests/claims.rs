@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 fn claim(size: u64) -> NarClaim {
-    NarClaim { file_hash: None, file_size: Some(size), source: None }
+    NarClaim { file_hash: None, file_size: Some(size), source: None, contents: None }
 }
 
 /// Two narinfos that share no stripe; the hash of the first comes first.

@@ -335,7 +335,7 @@ async fn a_claim_is_unknown_while_a_disk_that_may_have_it_does_not_tell() {
     let bench = Bench::new(64 * MIB);
     let disks = bench.disks(&[0, 1]).await;
     let (narinfo, nar, none) = (key("info"), key("nar"), key("no nar"));
-    let claim = NarClaim { file_hash: None, file_size: Some(7), source: None };
+    let claim = NarClaim { file_hash: None, file_size: Some(7), source: None, contents: None };
     let mut pending = disks.begin(&narinfo, Some(3), Withhold::End).await.unwrap();
     append(&mut pending, &bytes(1, 3)).await.unwrap();
     let sealed = pending.seal().await.unwrap();
@@ -393,7 +393,8 @@ async fn of_claims_on_several_disks_the_newest_counts() {
     let nar = key("nar");
     for size in 1..=20 {
         let narinfo = key(&format!("{size}.narinfo"));
-        let claim = NarClaim { file_hash: None, file_size: Some(size), source: None };
+        let claim =
+            NarClaim { file_hash: None, file_size: Some(size), source: None, contents: None };
         let mut pending = disks.begin(&narinfo, Some(3), Withhold::End).await.unwrap();
         append(&mut pending, &bytes(size, 3)).await.unwrap();
         let sealed = pending.seal().await.unwrap();

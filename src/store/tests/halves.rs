@@ -37,7 +37,10 @@ async fn a_record_never_stands_without_what_it_leads_to() {
         });
     }
     let claim = |size| {
-        Some((key("nar"), NarClaim { file_hash: None, file_size: Some(size), source: None }))
+        Some((
+            key("nar"),
+            NarClaim { file_hash: None, file_size: Some(size), source: None, contents: None },
+        ))
     };
     for (size, claim) in [
         (5 * KIB, claim(1)),

@@ -239,7 +239,12 @@ fn watch(folder: &Path, camera: &Arc<Mutex<Camera>>) {
 }
 
 async fn perform(bench: &mut Bench, store: Store, step: &Step) -> Store {
-    let claim = || NarClaim { file_hash: Some(Sha256([3; 32])), file_size: Some(7), source: None };
+    let claim = || NarClaim {
+        file_hash: Some(Sha256([3; 32])),
+        file_size: Some(7),
+        source: None,
+        contents: None,
+    };
     match *step {
         Step::Put(name, seed, length) => {
             let body = bytes(seed, length);

@@ -568,8 +568,12 @@ async fn a_claim_lives_as_long_as_the_object_that_makes_it() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
     let (one, two, nar) = (key("1.narinfo"), key("2.narinfo"), key("a.nar.xz"));
-    let claim =
-        |size| NarClaim { file_hash: Some(Sha256([3; 32])), file_size: Some(size), source: None };
+    let claim = |size| NarClaim {
+        file_hash: Some(Sha256([3; 32])),
+        file_size: Some(size),
+        source: None,
+        contents: None,
+    };
     put_with(&store, &one, &bytes(1, 100), Some((nar.clone(), claim(1)))).await.unwrap();
     assert_eq!(store.claim(&nar), Some(claim(1)));
     assert_eq!(store.claim(&one), None);

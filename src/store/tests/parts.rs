@@ -246,7 +246,7 @@ async fn a_part_of_which_all_is_here_becomes_a_whole() {
     let part = begin(&store, &key("a")).await;
     keep(&part, 0, at(3)).await;
     let stop = CancellationToken::new();
-    assert_eq!(part.digest(&stop), None);
+    assert_eq!(part.digest(&stop, |_| ()), None);
     let whole = crate::object::Meta { proof: Proof::Length, ..meta(&key("a")) };
     assert!(
         part.promote(whole.clone(), Sha256([0; 32]), &|| true).unwrap().is_none(),
@@ -258,7 +258,7 @@ async fn a_part_of_which_all_is_here_becomes_a_whole() {
         "not all is noted"
     );
     note(&part);
-    let sha256 = part.digest(&stop).unwrap();
+    let sha256 = part.digest(&stop, |_| ()).unwrap();
     assert_eq!(sha256, digest(&body()));
     let reader = part.clone();
     let stored = part.promote(whole.clone(), sha256, &|| true).unwrap().unwrap();
@@ -632,7 +632,7 @@ fn a_sudden_end_at_any_moment_never_leaves_a_wrong_byte() {
                         }
                     }
                 }
-                if let Some(sha256) = part.digest(&CancellationToken::new()) {
+                if let Some(sha256) = part.digest(&CancellationToken::new(), |_| ()) {
                     assert_eq!(sha256, digest(&body()));
                     part.discard();
                     told.lock().clear();

@@ -37,7 +37,7 @@ async fn a_change_that_a_sync_under_way_has_taken_is_still_waited_for() {
 async fn a_purge_that_finds_claims_alone_is_synced_too() {
     let bench = Bench::new(64 * MIB);
     let store = bench.open().await;
-    let claim = NarClaim { file_hash: None, file_size: Some(7), source: None };
+    let claim = NarClaim { file_hash: None, file_size: Some(7), source: None, contents: None };
     {
         let access = store.disk.catalog.index.access();
         let mut change = access.open().unwrap().change();

@@ -67,6 +67,8 @@ pub(crate) struct Package {
     name: String,
     signer: Option<SecretKey>,
     claims_file: bool,
+    /// SHA-256 and length of the NAR in the file, as the narinfo says.
+    contents: ([u8; 32], usize),
 }
 
 impl Package {
@@ -85,6 +87,7 @@ impl Package {
             narinfo_path: format!("/{hash_part}.narinfo"),
             nar_path: nar_path.to_owned(),
             nar: noise(seed, length),
+            contents: (sha256(&seed.to_be_bytes()), 123_456),
             name: format!("{hash_part}-package-{seed}"),
             signer: Some(trusted_key()),
             claims_file: true,
@@ -96,24 +99,45 @@ impl Package {
         Self { signer, ..self }
     }
 
+    /// With `file` in place of its file, which holds `nar`.
+    pub(crate) fn holding(self, nar: &[u8], file: Bytes) -> Self {
+        Self { nar: file, contents: (sha256(nar), nar.len()), ..self }
+    }
+
     /// With a narinfo that says neither `FileHash` nor `FileSize`.
     pub(crate) fn without_file_claims(self) -> Self {
         Self { claims_file: false, ..self }
     }
 
-    /// The narinfo.
-    pub(crate) fn narinfo(&self) -> String {
-        let nar_hash = base32::encode(&sha256(self.name.as_bytes()));
+    /// What the narinfo says of the file: `FileHash` and `FileSize`.
+    pub(crate) fn file_claims(&self) -> (String, String) {
+        let file_hash = base32::encode(&sha256(&self.nar));
+        (format!("FileHash: sha256:{file_hash}\n"), format!("FileSize: {}\n", self.nar.len()))
+    }
+
+    /// The narinfo without a signature.
+    pub(crate) fn unsigned(&self) -> String {
         let mut text = format!(
             "StorePath: /nix/store/{}\nURL: {}\nCompression: zstd\n",
             self.name,
             &self.nar_path[1..],
         );
         if self.claims_file {
-            let file_hash = base32::encode(&sha256(&self.nar));
-            text += &format!("FileHash: sha256:{file_hash}\nFileSize: {}\n", self.nar.len());
+            let (hash, size) = self.file_claims();
+            text += &(hash + &size);
         }
-        text += &format!("NarHash: sha256:{nar_hash}\nNarSize: 123456\nReferences: \n");
+        let (nar_sha256, nar_size) = self.contents;
+        let nar_hash = base32::encode(&nar_sha256);
+        text + &format!("NarHash: sha256:{nar_hash}\nNarSize: {nar_size}\nReferences: \n")
+    }
+
+    /// The narinfo.
+    pub(crate) fn narinfo(&self) -> String {
+        self.sign(self.unsigned())
+    }
+
+    /// A narinfo with its signature.
+    pub(crate) fn sign(&self, mut text: String) -> String {
         if let Some(signer) = &self.signer {
             let fingerprint = NarInfo::parse(text.as_bytes()).unwrap().fingerprint();
             text += &format!("Sig: {}\n", signer.sign(fingerprint.as_bytes()).unwrap());

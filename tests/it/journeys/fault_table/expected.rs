@@ -95,6 +95,17 @@ const WRONG_LENGTH: Cells = [
     "200 hit_disk; hit_disk",
 ];
 
+/// It breaks off before anything goes out, which may not happen again.
+const TOO_SHORT: Cells = [
+    "200 hit_memory; hit_memory",
+    "200 revalidated; hit_memory",
+    "502 origin_failed; miss",
+    "404 absent; hit_absent",
+    "502 origin_failed; miss",
+    "502 origin_failed; miss",
+    "200 hit_disk; hit_disk",
+];
+
 /// An answer to what was not asked: asking again would not mend it.
 const WRONG_RANGE: Cells = [
     "200 hit_memory; hit_memory",
@@ -289,7 +300,7 @@ pub(super) const ROWS: &[Row] = &[
         fault: |_| Fault::Overclaimed,
         deadline: None,
         once: UNNOTICED,
-        for_good: WRONG_LENGTH,
+        for_good: TOO_SHORT,
         bucket: Bucket::Same,
     },
     Row {
