@@ -7,12 +7,12 @@
 //! removed takes its claim with it. One that is on no disk counts if its narinfo is still in
 //! memory.
 
-use super::found::ClaimOf;
+use super::found::{CachedObject, ClaimOf, Hit};
 use super::tiers::Cache;
 use crate::memory::{Claimant, HeldClaim};
-use crate::nix::Class;
-use crate::object::{Key, NarClaim};
-use crate::store::{ClaimUnknown, Published};
+use crate::nix::{Class, class};
+use crate::object::{Key, NarClaim, Sha256};
+use crate::store::{ClaimUnknown, Published, Purging, Scope};
 
 impl Cache {
     /// What a narinfo said of `key`, if its class is that of NARs.
@@ -47,6 +47,27 @@ impl Cache {
     /// waits.
     pub fn held_claim(&self, key: &Key) -> Option<NarClaim> {
         self.memory.claim(key).map(|held| held.claim)
+    }
+
+    /// Drops what is stored of the NAR that a narinfo is about to name, if the narinfo says
+    /// something else of it than what it was stored by, and the file is not the one that it says.
+    pub async fn drop_contradicted(&self, (nar, claim): &ClaimOf) {
+        let (Some(Hit::Memory(found) | Hit::Disk(found)), Ok(before)) =
+            (self.lookup(nar).await, self.claim(nar).await)
+        else {
+            return;
+        };
+        let sha256 = match &found {
+            CachedObject::Hot(hot) => Sha256::of(&hot.body()),
+            CachedObject::Stored(stored) => stored.sha256,
+        };
+        let is_named = class::file_hash_of(nar.path()) == Some(sha256.0);
+        let is_same = before.is_some_and(|before| before.says_the_same(claim));
+        if !is_named && !is_same && claim.file_hash != Some(sha256) {
+            let (site, path) = (nar.site(), nar.path());
+            tracing::info!(site, path, "dropped: a narinfo says something else of it now");
+            self.purge(Scope::Key(nar.clone()), Purging::Hard).await;
+        }
     }
 
     /// Whether the narinfo that makes this claim is in memory alone, and there still. What a purge

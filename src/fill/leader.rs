@@ -450,6 +450,9 @@ impl Fill<'_> {
         better_lifetime(&mut meta);
         if keep == Keep::IfVerified && is_whole {
             let (ticket, cache) = (self.flight.ticket, &self.resources.cache);
+            if let Some(claim) = &claim {
+                Box::pin(cache.drop_contradicted(claim)).await;
+            }
             match cache.publish_small(ticket, meta.clone(), collected.clone(), claim).await {
                 Ok(found) => {
                     let provenance = Provenance::Stored;

@@ -3,8 +3,8 @@
 //! proportion to the NAR, and memory for the window of the format.
 //!
 //! Files are read as Nix reads them (`src/libutil/compression.cc`): "none" and "br" are believed,
-//! any other `Compression` means what the first bytes of the file say, and a file that says nothing
-//! is taken as it is. Not one byte is decompressed beyond `NarSize`.
+//! any other `Compression` means what the first bytes of the file say. Not one byte is decompressed
+//! beyond `NarSize`.
 
 use aws_lc_rs::digest;
 use brotli_decompressor::DecompressorWriter;
@@ -227,7 +227,7 @@ impl NarDecoder {
             | [b'L', b'R', b'Z', b'I', ..]
             | [0x1f, 0x9d, ..]
             | [0x5d, 0, 0, ..] => Self::Unreadable,
-            _ => Self::Plain(sink),
+            _ => Self::Failed(NarFileError::Broken("no known compression".to_owned())),
         })
     }
 }
@@ -334,7 +334,6 @@ mod tests {
         let (one, two) = NAR.split_at(20);
         let twice = |of: fn(&[u8]) -> Vec<u8>| [of(one), of(two)].concat();
         vec![
-            ("plain", NAR.to_vec()),
             ("xz", xz(NAR)),
             ("gzip", gzip(NAR)),
             ("bzip2", bzip2(NAR)),
@@ -355,6 +354,7 @@ mod tests {
             }
         }
         assert_eq!(judge(NAR, 7, NarCompression::None), NarVerdict::Right);
+        assert_ne!(judge(NAR, 7, NarCompression::Marked), NarVerdict::Right);
     }
 
     #[test]

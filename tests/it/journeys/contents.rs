@@ -177,3 +177,29 @@ async fn ranges_of_an_object_that_only_its_contents_prove_are_completed_only_if_
         }
     }
 }
+
+#[tokio::test]
+async fn a_stored_nar_does_not_outlive_a_narinfo_that_says_something_else_of_it() {
+    for claims_file in [true, false] {
+        let origin = Origin::start().await;
+        let [one, two] = [11, 12].map(|seed| {
+            let nar = noise(seed, 300_000);
+            let package = Package::new(10, 1).holding(&nar, zstd(&nar));
+            if claims_file { package } else { package.without_file_claims() }
+        });
+        let edge = edge(Setup::default(), &origin, &one).await;
+        let purge = format!("{{\"path\": \"{}\"}}", one.narinfo_path);
+        origin.say(&one.nar_path, says(one.nar.clone()));
+        edge.get(&one.nar_path).await.expect(200, "miss").with(&one.nar);
+        edge.until_idle().await;
+        // The same narinfo once more changes nothing.
+        edge.pass_time(2 * 86_400);
+        edge.get(&one.narinfo_path).await.expect_status(200);
+        edge.get(&one.nar_path).await.expect(200, "hit_disk").with(&one.nar);
+        origin.say(&two.narinfo_path, says(two.narinfo()));
+        origin.say(&two.nar_path, says(two.nar.clone()));
+        edge.purge(&purge).await;
+        edge.get(&two.narinfo_path).await.expect(200, "miss");
+        edge.get(&two.nar_path).await.expect(200, "miss").with(&two.nar);
+    }
+}
