@@ -10,7 +10,7 @@
 use super::found::{CachedObject, ClaimOf, Hit};
 use super::tiers::Cache;
 use crate::memory::{Claimant, HeldClaim};
-use crate::nix::{Class, class};
+use crate::nix::Class;
 use crate::object::{Key, NarClaim, Sha256};
 use crate::store::{ClaimUnknown, Published, Purging, Scope};
 
@@ -61,9 +61,8 @@ impl Cache {
             CachedObject::Hot(hot) => Sha256::of(&hot.body()),
             CachedObject::Stored(stored) => stored.sha256,
         };
-        let is_named = class::file_hash_of(nar.path()) == Some(sha256.0);
         let is_same = before.is_some_and(|before| before.says_the_same(claim));
-        if !is_named && !is_same && claim.file_hash != Some(sha256) {
+        if !is_same && claim.file_hash != Some(sha256) {
             let (site, path) = (nar.site(), nar.path());
             tracing::info!(site, path, "dropped: a narinfo says something else of it now");
             self.purge(Scope::Key(nar.clone()), Purging::Hard).await;

@@ -39,8 +39,16 @@ pub enum NarCompression {
     None,
     /// "br", which has no mark.
     Brotli,
-    /// Any other: the file tells.
-    Marked,
+    /// "xz". The file tells, as for all that follow.
+    Xz,
+    /// "zstd".
+    Zstd,
+    /// "bzip2".
+    Bzip2,
+    /// "gzip".
+    Gzip,
+    /// Any other.
+    Other,
 }
 
 impl NarCompression {
@@ -49,7 +57,11 @@ impl NarCompression {
         match text {
             "none" => Self::None,
             "br" => Self::Brotli,
-            _ => Self::Marked,
+            "xz" => Self::Xz,
+            "zstd" => Self::Zstd,
+            "bzip2" => Self::Bzip2,
+            "gzip" => Self::Gzip,
+            _ => Self::Other,
         }
     }
 }
@@ -142,7 +154,11 @@ impl NarFile {
             NarCompression::Brotli => {
                 NarDecoder::Brotli(Box::new(DecompressorWriter::new(sink, BROTLI_BUFFER_BYTES)))
             }
-            NarCompression::Marked => NarDecoder::Undetected(Vec::new()),
+            NarCompression::Xz
+            | NarCompression::Zstd
+            | NarCompression::Bzip2
+            | NarCompression::Gzip
+            | NarCompression::Other => NarDecoder::Undetected(Vec::new()),
         };
         Self { contents, decoder }
     }
@@ -349,19 +365,19 @@ mod tests {
     fn every_format_is_read_in_pieces_of_every_size() {
         for (name, file) in formats() {
             for size in [1, 2, 5, 7, file.len()] {
-                let verdict = judge(&file, size, NarCompression::Marked);
+                let verdict = judge(&file, size, NarCompression::Xz);
                 assert_eq!(verdict, NarVerdict::Right, "{name} in pieces of {size}");
             }
         }
         assert_eq!(judge(NAR, 7, NarCompression::None), NarVerdict::Right);
-        assert_ne!(judge(NAR, 7, NarCompression::Marked), NarVerdict::Right);
+        assert_ne!(judge(NAR, 7, NarCompression::Xz), NarVerdict::Right);
     }
 
     #[test]
     fn what_is_cut_or_damaged_is_wrong() {
         for (name, file) in formats() {
             for cut in 0..file.len() {
-                let verdict = judge(&file[..cut], 16, NarCompression::Marked);
+                let verdict = judge(&file[..cut], 16, NarCompression::Xz);
                 assert!(
                     matches!(verdict, NarVerdict::Wrong(_)),
                     "{name} cut at {cut}: {verdict:?}"
@@ -371,7 +387,7 @@ mod tests {
             for at in 0..file.len() {
                 let mut damaged = file.clone();
                 damaged[at] ^= 0x10;
-                let verdict = judge(&damaged, 16, NarCompression::Marked);
+                let verdict = judge(&damaged, 16, NarCompression::Xz);
                 missed += usize::from(verdict == NarVerdict::Right);
             }
             // A few bits of a head say nothing of the contents: the time in a gzip head, flags.
@@ -383,7 +399,7 @@ mod tests {
     fn a_bomb_ends_at_its_size() {
         let zeros = vec![0; 8 << 20];
         for file in [xz(&zeros), gzip(&zeros), bzip2(&zeros), zstd(&zeros)] {
-            let verdict = judge(&file, file.len(), NarCompression::Marked);
+            let verdict = judge(&file, file.len(), NarCompression::Xz);
             let limit = NAR.len() as u64;
             assert_eq!(verdict, NarVerdict::Wrong(NarFileError::Long { limit }));
         }
@@ -392,15 +408,13 @@ mod tests {
     #[test]
     fn pages_and_nothing_are_wrong_and_foreign_formats_unreadable() {
         for file in [&b""[..], b"<html>", b"<", b"Not found"] {
-            for compression in
-                [NarCompression::Marked, NarCompression::None, NarCompression::Brotli]
-            {
+            for compression in [NarCompression::Xz, NarCompression::None, NarCompression::Brotli] {
                 let verdict = judge(file, 3, compression);
                 assert!(matches!(verdict, NarVerdict::Wrong(_)), "{compression:?} {verdict:?}");
             }
         }
         let lz4 = [0x04, 0x22, 0x4d, 0x18, 0x64, 0x40, 0xa7];
-        assert_eq!(judge(&lz4, 1, NarCompression::Marked), NarVerdict::Unreadable);
+        assert_eq!(judge(&lz4, 1, NarCompression::Xz), NarVerdict::Unreadable);
     }
 
     /// Made by `brotli`.
