@@ -105,7 +105,7 @@ impl UploadNotices {
         if events.is_empty() {
             return Ok(());
         }
-        let keys: Vec<Key> = events.iter().filter_map(|event| uploaded(site, event)).collect();
+        let keys: Vec<Key> = events.iter().flat_map(|event| uploaded(site, event)).collect();
         let noted = match &site.filter {
             Some(filter) => {
                 let taken = self.blocking(filter, move |filter| filter.take(&events)).await?;
@@ -140,8 +140,30 @@ fn is_of(site: &ServedSite, bucket: &str) -> bool {
         || site.upstream.site.origins.iter().any(|origin| has_origin(&origin.url))
 }
 
-/// The key of an uploaded object in the cache; none if no request can be for it.
-fn uploaded(site: &ServedSite, event: &Event) -> Option<Key> {
-    let Event::Uploaded { key: name, .. } = event else { return None };
-    key(site, &encode_path(&format!("/{name}"))).ok()
+/// The keys of an uploaded object in the cache, one for each prefix that the site has of its bucket;
+/// none if no request can be for it.
+fn uploaded(site: &ServedSite, event: &Event) -> Vec<Key> {
+    let Event::Uploaded { bucket, key: name, .. } = event else { return Vec::new() };
+    let origins = site.upstream.site.origins.iter();
+    let below_prefix = |url: &OriginUrl| match url {
+        OriginUrl::S3(s3) if s3.bucket == *bucket => path_below(name, &s3.prefix),
+        OriginUrl::S3(_) | OriginUrl::Http(_) | OriginUrl::File(_) => None,
+    };
+    let mut paths: Vec<String> = origins.filter_map(|origin| below_prefix(&origin.url)).collect();
+    // A filter may know its bucket by another name than the URL of its origin.
+    if site.filter.as_ref().is_some_and(|filter| filter.bucket() == *bucket) {
+        paths.extend(path_below(name, ""));
+    }
+    paths.sort_unstable();
+    paths.dedup();
+    paths.iter().filter_map(|path| key(site, &encode_path(path)).ok()).collect()
+}
+
+/// The path of the object `name` of a bucket below `prefix`; none if it lies elsewhere.
+fn path_below(name: &str, prefix: &str) -> Option<String> {
+    if prefix.is_empty() {
+        return Some(format!("/{name}"));
+    }
+    let rest = name.strip_prefix(prefix)?;
+    rest.starts_with('/').then(|| rest.to_owned())
 }

@@ -10,8 +10,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
 
 /// What a site of kind `nix-cache` has and a generic one does not.
-const OF_BINARY_CACHES: [&str; 3] =
-    ["site.trusted_public_keys", "site.signatures", "site.follow_redirects_to"];
+const OF_BINARY_CACHES: [&str; 4] =
+    ["site.base_path", "site.trusted_public_keys", "site.signatures", "site.follow_redirects_to"];
 /// The tables of the same kind.
 const TABLES_OF_BINARY_CACHES: [&str; 3] =
     ["site.cache_info", "site.lifetimes", "site.absence_filter"];

@@ -38,6 +38,13 @@ pub(super) fn absence_filter(
                        the bucket lacks may be there; give that origin to another site";
         report.problem(spot.problem(message));
     }
+    let has_prefix =
+        |origin: &Origin| matches!(&origin.url, OriginUrl::S3(s3) if !s3.prefix.is_empty());
+    if origins.iter().any(has_prefix) {
+        let message = "is of all keys of a bucket, and an origin of the site has a prefix; leave \
+                       one of both out";
+        report.problem(scope.spot_of(table).problem(message));
+    }
     let file = required_file(scope, "site.absence_filter.file", report);
     let beside = || {
         let mut name = file.clone().into_os_string();

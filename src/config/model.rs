@@ -197,6 +197,8 @@ pub struct Site {
     pub caching: Option<Arc<Caching>>,
     /// `[site.absence_filter]`.
     pub absence_filter: Option<AbsenceFilter>,
+    /// The path that its clients ask below, without a trailing `/`; empty for none.
+    pub base_path: String,
     /// Hosts that an origin's redirect may lead to; empty: redirects are faults.
     pub follow_redirects_to: Vec<String>,
     /// `[[site.origin]]`, sorted by priority, lowest first; never empty.
@@ -381,7 +383,11 @@ impl OriginUrl {
     /// The place of the objects, whatever the way to them.
     fn place(&self) -> String {
         match self {
-            Self::S3(s3) => format!("s3 {} {}", s3.endpoint.as_deref().unwrap_or(""), s3.bucket),
+            Self::S3(s3) => {
+                let endpoint = s3.endpoint.as_deref().unwrap_or("");
+                let bucket = format!("s3 {endpoint} {}", s3.bucket);
+                if s3.prefix.is_empty() { bucket } else { format!("{bucket}/{}", s3.prefix) }
+            }
             Self::Http(url) => {
                 let authority = url.authority().map_or("", http::uri::Authority::as_str);
                 format!("http {authority} {}", url.path().trim_end_matches('/'))
@@ -398,8 +404,10 @@ pub struct S3 {
     pub bucket: String,
     /// The region that signatures name.
     pub region: String,
-    /// `scheme://host[:port]` of another service than Amazon's.
+    /// `scheme://host[:port]` of another service than Amazon's, and the path that it lies below.
     pub endpoint: Option<String>,
+    /// The prefix of the keys of its objects, without slashes at its ends; empty for none.
+    pub prefix: String,
     /// The position of the bucket's name in URLs.
     pub addressing: S3Addressing,
     /// Whether `x-amz-request-payer: requester` is sent.

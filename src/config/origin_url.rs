@@ -26,7 +26,7 @@ pub(super) struct S3Url {
     pub(super) bucket: String,
     /// `region`.
     pub(super) region: Option<String>,
-    /// `endpoint` with `scheme`: `scheme://host[:port]`.
+    /// `endpoint` with `scheme`: `scheme://host[:port]`, and a path without a trailing `/`.
     pub(super) endpoint: Option<String>,
     /// `profile`.
     pub(super) profile: Option<String>,
@@ -97,7 +97,10 @@ fn parse_s3(rest: &str) -> Result<S3Url, Vec<String>> {
     let mut faults = Vec::new();
     let bucket = bucket.strip_suffix('/').unwrap_or(bucket);
     if bucket.contains('/') {
-        faults.push("has a path behind the bucket, which is not served; write s3://BUCKET".into());
+        faults.push(
+            "has a path behind the bucket; write s3://BUCKET, and beside it prefix = \"PATH\""
+                .into(),
+        );
     } else if !is_bucket(bucket) {
         faults.push(
             "does not name a bucket (3 to 63 letters, digits, '.', '-', '_'); write \
@@ -163,11 +166,11 @@ fn join_endpoint(endpoint: Option<&str>, scheme: Option<&str>) -> Result<Option<
     };
     let wanted = "write endpoint=http://HOST:PORT or endpoint=https://HOST";
     let uri = parse_http(&whole).map_err(|fault| format!("has an endpoint= that {fault}"))?;
-    if uri.path() != "/" {
-        return Err(format!("has an endpoint= with a path, which S3 has no place for; {wanted}"));
-    }
     match (uri.scheme_str(), uri.authority()) {
-        (Some(scheme), Some(authority)) => Ok(Some(format!("{scheme}://{authority}"))),
+        (Some(scheme), Some(authority)) => {
+            let path = uri.path().trim_end_matches('/');
+            Ok(Some(format!("{scheme}://{authority}{path}")))
+        }
         _ => Err(format!("has no endpoint in endpoint=; {wanted}")),
     }
 }
@@ -279,7 +282,8 @@ mod tests {
         assert_eq!(endpoint("endpoint=https://h/"), "https://h");
         assert!(fault("s3://abc?endpoint=http://h&scheme=https").contains("keep one"));
         assert!(fault("s3://abc?scheme=http").contains("leave scheme out"));
-        assert!(fault("s3://abc?endpoint=http://h/x").contains("with a path"));
+        assert_eq!(endpoint("endpoint=h/storage/v1/s3/"), "https://h/storage/v1/s3");
+        assert!(fault("s3://abc?endpoint=http://h/x/../y").contains("'..'"));
         assert!(fault("s3://abc?endpoint=").contains("endpoint="));
     }
 

@@ -18,11 +18,15 @@ pub(super) type TakenOrigins = BTreeMap<String, (Spot, OriginUrl)>;
 pub(super) const NOT_A_LABEL: &str = "is not a name; write 1 to 100 printable characters without \
      spaces, quotes and backslashes, such as \"main\"";
 
+/// The longest prefix of keys: a key of S3 has 1,024 bytes.
+const PREFIX_BYTES_MAX: usize = 900;
+
 /// The region of a bucket if its URL names none, as in Nix.
 const REGION_DEFAULT: &str = "us-east-1";
 
 /// Settings that mean something to a bucket only.
-const S3_ONLY: [&str; 8] = [
+const S3_ONLY: [&str; 9] = [
+    PREFIX,
     "site.origin.requester_pays",
     "site.origin.addressing",
     PROFILE,
@@ -32,6 +36,7 @@ const S3_ONLY: [&str; 8] = [
     SOURCE,
     ANONYMOUS,
 ];
+const PREFIX: &str = "site.origin.prefix";
 const PROFILE: &str = "site.origin.credentials.profile";
 const ACCESS_KEY_ID: &str = "site.origin.credentials.access_key_id_file";
 const SECRET_ACCESS_KEY: &str = "site.origin.credentials.secret_access_key_file";
@@ -196,10 +201,26 @@ fn s3(scope: &TableValues, url: S3Url, report: &mut ProblemReport) -> S3 {
         bucket: url.bucket,
         region: url.region.unwrap_or_else(|| REGION_DEFAULT.to_owned()),
         endpoint: url.endpoint,
+        prefix: prefix(scope, report),
         addressing,
         requester_pays,
         credentials,
     }
+}
+
+/// The prefix of the keys, without a trailing slash.
+fn prefix(scope: &TableValues, report: &mut ProblemReport) -> String {
+    let Some(prefix) = scope.text(PREFIX) else { return String::new() };
+    let trimmed = prefix.value.strip_suffix('/').unwrap_or(&prefix.value);
+    let is_part = |part: &str| {
+        !matches!(part, "" | "." | "..") && !part.chars().any(|c| c.is_control() || c == '\\')
+    };
+    if trimmed.len() > PREFIX_BYTES_MAX || !trimmed.split('/').all(is_part) {
+        let message = "is not a prefix of keys; write parts with a slash between them, none of \
+             them empty, \".\" or \"..\", such as \"nix/main\"";
+        report.problem(prefix.spot.problem_with(&prefix.value, message));
+    }
+    trimmed.to_owned()
 }
 
 /// The source of the keys; more than one is reported as a problem.
@@ -285,7 +306,8 @@ fn check_name(
 /// The host with its port and path, the bucket, or the folder.
 fn default_name(url: &OriginUrl) -> String {
     match url {
-        OriginUrl::S3(s3) => s3.bucket.clone(),
+        OriginUrl::S3(s3) if s3.prefix.is_empty() => s3.bucket.clone(),
+        OriginUrl::S3(s3) => format!("{}/{}", s3.bucket, s3.prefix),
         OriginUrl::File(folder) => folder.display().to_string(),
         OriginUrl::Http(uri) => {
             let authority = uri.authority().map_or("", http::uri::Authority::as_str);

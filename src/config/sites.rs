@@ -74,6 +74,7 @@ fn site(scope: &TableValues, taken: &mut TakenNames, report: &mut ProblemReport)
     }
     let mut origins = origins::origins(scope, &mut taken.origins, report);
     let trust = trust::trust(scope, &mut origins, report);
+    let base_path = base_path(scope, report);
     let redirects = self::hosts(scope, "site.follow_redirects_to", report);
     Site {
         name: name.value,
@@ -84,6 +85,7 @@ fn site(scope: &TableValues, taken: &mut TakenNames, report: &mut ProblemReport)
         lifetimes: caching_site::lifetimes(scope, report),
         caching: caching_site::caching(scope, report).map(Arc::new),
         absence_filter: filters::absence_filter(scope, &origins, report),
+        base_path,
         follow_redirects_to: values(redirects),
         origins,
     }
@@ -154,6 +156,21 @@ fn name(scope: &TableValues, hosts: &[Spotted<String>]) -> Spotted<String> {
     scope
         .text("site.name")
         .unwrap_or_else(|| Spotted { value: first(), spot: scope.spot_of("site.name") })
+}
+
+/// The path that clients ask below, without a trailing slash; empty for none.
+fn base_path(scope: &TableValues, report: &mut ProblemReport) -> String {
+    let Some(path) = scope.text("site.base_path") else { return String::new() };
+    let trimmed = path.value.strip_suffix('/').unwrap_or(&path.value);
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '%' | '?' | '#' | '\\');
+    let is_part = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(is_plain);
+    let mut parts = trimmed.split('/');
+    if parts.next() != Some("") || trimmed.is_empty() || !parts.all(is_part) {
+        let message = "is not a path to ask below; write one such as \"/nix-channels/store\", or \
+             leave it out";
+        report.problem(path.spot.problem_with(&path.value, message));
+    }
+    trimmed.to_owned()
 }
 
 fn cache_info(scope: &TableValues, report: &mut ProblemReport) -> CacheInfoOverride {

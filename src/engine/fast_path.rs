@@ -69,7 +69,7 @@ impl Engine {
         if site.upstream.site.caching.is_some() || is_long {
             return None;
         }
-        let path = Path::plain(request.target);
+        let path = Path::plain(request.target, &site.upstream.site.base_path)?;
         let Some((hit, class)) = lookup::in_memory(&self.cache, site, &path, moment.edge) else {
             return self.fast_path_file(request, connection, site, path, moment, out);
         };

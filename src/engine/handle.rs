@@ -159,7 +159,7 @@ impl Engine {
         };
         let site = site.ok_or(RequestRefusal::UnknownHost)?;
         let passed = self.passed(parts)?;
-        let path = Path::of(&parts.uri, self.limits.path_bytes_max)?;
+        let path = Path::of(&parts.uri, &site.upstream.site.base_path, self.limits.path_bytes_max)?;
         Ok(Route::Object(ObjectRoute { site, passed, path, method, upstream }))
     }
 

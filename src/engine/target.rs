@@ -36,15 +36,24 @@ pub(super) struct Path<'a> {
 }
 
 impl<'a> Path<'a> {
-    /// The path of `uri`, if its raw form has at most so many bytes.
-    pub(super) fn of(uri: &'a Uri, path_bytes_max: usize) -> Result<Self, RequestRefusal> {
-        let canonical = canonicalise(uri.path(), path_bytes_max)?;
+    /// The path of `uri` below `base`, if its raw form has at most so many bytes.
+    pub(super) fn of(
+        uri: &'a Uri,
+        base: &str,
+        path_bytes_max: usize,
+    ) -> Result<Self, RequestRefusal> {
+        let canonical = match canonicalise(uri.path(), path_bytes_max)? {
+            canonical if base.is_empty() => canonical,
+            Cow::Borrowed(path) => Cow::Borrowed(below(path, base)?),
+            Cow::Owned(path) => Cow::Owned(below(&path, base)?.to_owned()),
+        };
         Ok(Self { has_query: uri.query().is_some(), ..Self::named(canonical) })
     }
 
-    /// The path of a simple request.
-    pub(super) fn plain(path: PlainPath<'a>) -> Self {
-        Self::named(Cow::Borrowed(path.as_str()))
+    /// The path of a simple request below `base`; none if it lies outside.
+    pub(super) fn plain(path: PlainPath<'a>, base: &str) -> Option<Self> {
+        let path = if base.is_empty() { path.as_str() } else { below(path.as_str(), base).ok()? };
+        Some(Self::named(Cow::Borrowed(path)))
     }
 
     fn named(canonical: Cow<'a, str>) -> Self {
@@ -66,6 +75,16 @@ impl<'a> Path<'a> {
     /// The same without borrows.
     pub(super) fn kept(self) -> Path<'static> {
         Path { canonical: Cow::Owned(self.canonical.into_owned()), ..self }
+    }
+}
+
+/// The rest of `path` behind the base path of a site, which has no trailing slash. The base path
+/// alone is the root.
+fn below<'p>(path: &'p str, base: &str) -> Result<&'p str, RequestRefusal> {
+    match path.strip_prefix(base) {
+        Some("") => Ok("/"),
+        Some(rest) if rest.starts_with('/') => Ok(rest),
+        Some(_) | None => Err(RequestRefusal::OutsideBase),
     }
 }
 
@@ -139,4 +158,29 @@ pub(super) async fn of(
 async fn is_named(key: &Key, cache: &Cache) -> Result<bool, RequestRefusal> {
     let claim = cache.claim(key).await;
     claim.map(|claim| claim.is_some()).map_err(|_: ClaimUnknown| RequestRefusal::ClaimUnknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_path_is_taken_off_and_nothing_outside_of_it_is_served() {
+        let of = |path: &str| {
+            let uri: Uri = path.parse().unwrap();
+            Path::of(&uri, "/nix/store", 4_096).map(|path| path.as_str().to_owned())
+        };
+        assert_eq!(of("/nix/store/nar/a%62c.nar").as_deref(), Ok("/nar/abc.nar"));
+        assert_eq!(of("/nix/%73tore/nix-cache-info").as_deref(), Ok("/nix-cache-info"));
+        for root in ["/nix/store", "/nix/store/"] {
+            assert_eq!(of(root).as_deref(), Ok("/index.html"), "{root}");
+        }
+        for outside in ["/", "/nix-cache-info", "/nix", "/nix/stored/x", "/x/nix/store/y"] {
+            assert_eq!(of(outside), Err(RequestRefusal::OutsideBase), "{outside}");
+        }
+        assert!(matches!(of("/nix/store/../x"), Err(RequestRefusal::Path(_))));
+        let plain = |path| Path::plain(PlainPath::of(path).unwrap(), "/nix/store");
+        assert_eq!(plain("/nix/store/x.narinfo").unwrap().as_str(), "/x.narinfo");
+        assert!(plain("/x.narinfo").is_none());
+    }
 }

@@ -219,6 +219,7 @@ pub(super) const REQUEST_REFUSAL: Label = own(
         ("path", ""),
         ("path_too_long", ""),
         ("outside_cache", "no path of a binary cache"),
+        ("outside_base", "not below the `base_path` of the site"),
         ("claim_unknown", "a disk that may know the path does not answer"),
         ("cdn_loop", "a malformed `CDN-Loop`"),
         ("loop", "the request came from this instance"),

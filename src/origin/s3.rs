@@ -29,7 +29,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug)]
 pub(super) struct S3Origin {
     wire: Wire,
-    /// `scheme://host[:port]` and, with path addressing, `/bucket`.
+    /// The URL of the bucket: `scheme://host[:port]`, the path of the endpoint and, with path
+    /// addressing, `/bucket`.
+    bucket_url: String,
+    /// What stands before the paths of objects: the same, and the prefix of their keys.
     base: String,
     region: String,
     fields: &'static [(&'static str, &'static str)],
@@ -48,10 +51,15 @@ impl S3Origin {
         endpoints: KeyEndpoints,
         tasks: Tasks,
     ) -> Result<Self, OriginSetupError> {
-        let base = base(config).ok_or_else(|| OriginSetupError::Endpoint {
+        let bucket_url = bucket_url(config).ok_or_else(|| OriginSetupError::Endpoint {
             origin: Arc::clone(&wire.name),
             endpoint: config.endpoint.clone().unwrap_or_default(),
         })?;
+        let base = if config.prefix.is_empty() {
+            bucket_url.clone()
+        } else {
+            format!("{bucket_url}/{}", encode_path(&config.prefix))
+        };
         let fields: &[_] =
             if config.requester_pays { &[("x-amz-request-payer", "requester")] } else { &[] };
         let region = config.region.clone();
@@ -63,7 +71,8 @@ impl S3Origin {
         let (name, clock) = (Arc::clone(&wire.name), wire.clock.clone());
         let (time, meters) = (Arc::clone(&skew), wire.meters.clone());
         let keys = KeyRing::new(name, source, clock, time, meters, tasks);
-        Ok(Self { wire, base, region, fields, keys, skew, is_bucket_seen: AtomicBool::new(false) })
+        let is_bucket_seen = AtomicBool::new(false);
+        Ok(Self { wire, bucket_url, base, region, fields, keys, skew, is_bucket_seen })
     }
 
     /// Asks for `ask`.
@@ -129,7 +138,7 @@ impl S3Origin {
         }
     }
 
-    /// The request for the key that is `ask`'s path without its leading slash.
+    /// The request for the key that is `ask`'s path behind the prefix, without its leading slash.
     fn request(&self, ask: &Ask, keys: Option<&Keys>) -> Result<OutboundRequest, FetchError> {
         let url = format!("{}{}", self.base, encode_path(&ask.path));
         self.signed(ask.method, &url, ask_fields(ask), keys)
@@ -200,8 +209,9 @@ fn is_of_the_keys(code: &str) -> bool {
     !is_of_the_clock(code) && !of_others.contains(&code)
 }
 
-/// What stands before the key in its URL; `None` if the endpoint is not `scheme://host[:port]`.
-fn base(config: &S3) -> Option<String> {
+/// What stands before a key in its URL; `None` if the endpoint is not `scheme://host[:port]` with
+/// or without a path.
+fn bucket_url(config: &S3) -> Option<String> {
     let region = &config.region;
     let amazon = || {
         let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
@@ -210,13 +220,14 @@ fn base(config: &S3) -> Option<String> {
     let endpoint = config.endpoint.clone().unwrap_or_else(amazon);
     let uri: Uri = endpoint.parse().ok()?;
     let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
-    if !matches!(scheme, "http" | "https") || uri.path() != "/" || uri.query().is_some() {
+    if !matches!(scheme, "http" | "https") || uri.query().is_some() {
         return None;
     }
+    let path = uri.path().trim_end_matches('/');
     let bucket = encode_path(&config.bucket);
     let base = match config.addressing {
-        S3Addressing::Path => format!("{scheme}://{authority}/{bucket}"),
-        S3Addressing::VirtualHost => format!("{scheme}://{bucket}.{authority}"),
+        S3Addressing::Path => format!("{scheme}://{authority}{path}/{bucket}"),
+        S3Addressing::VirtualHost => format!("{scheme}://{bucket}.{authority}{path}"),
     };
     base.parse::<Uri>().ok().map(|_| base)
 }

@@ -206,6 +206,7 @@ pub(super) fn s3_origin(address: SocketAddr, credentials: S3Credentials) -> Orig
         bucket: "bucket".to_owned(),
         region: "us-east-1".to_owned(),
         endpoint: Some(format!("http://{address}")),
+        prefix: String::new(),
         addressing: S3Addressing::Path,
         requester_pays: true,
         credentials,
@@ -246,6 +247,7 @@ pub(super) fn site(origins: Vec<Origin>) -> Site {
         },
         caching: None,
         absence_filter: None,
+        base_path: String::new(),
         follow_redirects_to: Vec::new(),
         origins,
     }

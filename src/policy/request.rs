@@ -81,6 +81,9 @@ pub enum RequestRefusal {
     /// The path is sound, but no binary cache has such an object.
     #[error("no object of a binary cache has such a path")]
     OutsideCache,
+    /// The path does not begin with the site's `base_path`.
+    #[error("nothing is served outside of the base path of this cache")]
+    OutsideBase,
     /// The path is outside the grammar, and a disk that may hold the narinfo that names it does not
     /// answer.
     #[error("a disk that may know this path does not answer; ask again")]
@@ -118,7 +121,7 @@ impl RequestRefusal {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::Path(error) => error.status(),
-            Self::OutsideCache => StatusCode::NOT_FOUND,
+            Self::OutsideCache | Self::OutsideBase => StatusCode::NOT_FOUND,
             Self::ClaimUnknown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NotStored => StatusCode::GATEWAY_TIMEOUT,
@@ -139,6 +142,7 @@ impl RequestRefusal {
             Self::Path(PathError::TooLong { .. }) => "path_too_long",
             Self::Path(_) => "path",
             Self::OutsideCache => "outside_cache",
+            Self::OutsideBase => "outside_base",
             Self::ClaimUnknown => "claim_unknown",
             Self::CdnLoop(_) => "cdn_loop",
             Self::Loop => "loop",
@@ -159,6 +163,7 @@ impl RequestRefusal {
             Self::UnknownHost
             | Self::Path(_)
             | Self::OutsideCache
+            | Self::OutsideBase
             | Self::ClaimUnknown
             | Self::CdnLoop(_)
             | Self::Loop
@@ -184,6 +189,7 @@ impl RequestRefusal {
             | Self::UnknownHost
             | Self::Path(_)
             | Self::OutsideCache
+            | Self::OutsideBase
             | Self::ClaimUnknown
             | Self::CdnLoop(_)
             | Self::Loop
@@ -331,6 +337,7 @@ mod tests {
             (RequestRefusal::Path(PathError::Nul), 400),
             (RequestRefusal::UnknownHost, 421),
             (RequestRefusal::OutsideCache, 404),
+            (RequestRefusal::OutsideBase, 404),
             (RequestRefusal::ClaimUnknown, 503),
             (RequestRefusal::CdnLoop(CdnLoopError::Malformed), 400),
             (RequestRefusal::Loop, 508),

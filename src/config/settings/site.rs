@@ -150,6 +150,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "What a narinfo without a good signature gets. \"require\": 502, never stored. \"warn\": \
          a log line and a count. \"off\": no check.",
     ),
+    Setting::new("site.base_path", SettingKind::Text, Fallback::Derived("none"))
+        .example(r#""/nix-channels/store""#)
+        .doc(
+            "The path that clients ask below: http://HOST/nix-channels/store. What lies outside \
+             of it is 404. Purges, lifetime rules and origins have paths without it.",
+        ),
     Setting::new("site.follow_redirects_to", SettingKind::Texts, Fallback::Is("[]"))
         .example(r#"["objects.example.org"]"#)
         .doc(
@@ -306,7 +312,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         .doc(
             "s3://BUCKET?region=REGION in Nix's form, with endpoint=, profile= and scheme= if \
              needed; https://HOST; http://HOST:PORT (another Narthex too); or file:///FOLDER as \
-             nix copy --to file:// writes it. The flag and the variable replace all sites by one \
+             nix copy --to file:// writes it. Each of https://, http:// and endpoint= may have a \
+             path that the cache or the service lies below. The flag and the variable replace all sites by one \
              default site with this one origin.",
         ),
     Setting::new(
@@ -347,6 +354,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("site.origin.requester_pays", SettingKind::Boolean, Fallback::Is("false"))
         .example("true")
         .doc("Whether x-amz-request-payer is sent, so that a requester-pays bucket answers."),
+    Setting::new("site.origin.prefix", SettingKind::Text, Fallback::Derived("none"))
+        .example(r#""nix/main""#)
+        .doc(
+            "The folder of the bucket that the cache lies in: PREFIX/nix-cache-info is the key of \
+             nix-cache-info. For s3:// origins alone; the URL of an http origin has a path.",
+        ),
     Setting::new(
         "site.origin.addressing",
         SettingKind::Word(&["path", "virtual-host"]),

@@ -54,8 +54,9 @@ fn reference_without(tables: &[&str], keys: &[&str]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// One source of keys goes with no other, and a bucket is let in by nothing of an HTTP origin.
-const ALONE: [&str; 9] = [
+/// One source of keys goes with no other, a prefix goes with no absence filter, and a bucket is let in by nothing of an HTTP origin.
+const ALONE: [&str; 10] = [
+    "prefix = ",
     "bucket = ",
     "profile = ",
     "anonymous = ",
@@ -78,7 +79,7 @@ fn the_reference_with_every_hash_taken_away_is_a_configuration() {
 
 #[test]
 fn so_it_is_for_a_generic_site() {
-    let of_binary_caches = ["trusted_public_keys = ", "signatures = ", "follow_"];
+    let of_binary_caches = ["trusted_public_keys = ", "signatures = ", "follow_", "base_path = "];
     let left_out = [&ALONE[..], &of_binary_caches[..]].concat();
     let text =
         reference_without(&["site.lifetimes", "site.cache_info", "site.absence_filter"], &left_out);

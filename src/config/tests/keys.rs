@@ -81,6 +81,7 @@ priority = 5
         bucket: "bucket".into(),
         region: "eu-west-1".into(),
         endpoint: Some("http://127.0.0.1:3900".into()),
+        prefix: String::new(),
         addressing: S3Addressing::Path,
         requester_pays: true,
         credentials: S3Credentials::Profile("x".into()),

@@ -212,6 +212,16 @@ fn odds_and_ends_are_told() {
     let password = problem(&origin("https://me:hush@h", ""));
     assert!(password.contains("has a user or password") && !password.contains("hush"));
     assert_eq!(warnings(&origin("s3://abc?compression=xz", "")).len(), 1);
+    for wrong in ["/", "", "nix", "/nix//store", "/a/../b", "/a?b", "/%61"] {
+        let told = problem(&site(&format!("base_path = '{wrong}'")));
+        assert!(told.contains("is not a path to ask below"), "{wrong}: {told}");
+    }
+    assert!(generic("base_path = '/a'").contains(alone));
+    for wrong in ["", "/", "/nix", "nix//main", "nix/../main"] {
+        let told = problem(&origin("s3://abc", &format!("prefix = '{wrong}'")));
+        assert!(told.contains("is not a prefix of keys"), "{wrong}: {told}");
+    }
+    assert!(problem(&origin("http://h", "prefix = 'a'")).contains("s3:// origin only"));
 }
 
 #[test]
@@ -367,6 +377,10 @@ fn an_absence_filter_is_of_one_bucket() {
     let both = told("file = '/f'\nbucket = 'a'", &["http://g", "http://h"]);
     assert!(both.contains("another place"));
     assert!(told("bucket = 'a'", &["http://h"]).contains("file: is missing; write file = "));
+    let prefix = format!(
+        "[[site]]\n[site.absence_filter]\n{file}\n[[site.origin]]\nurl = '{here}'\nprefix = 'x'"
+    );
+    assert!(problem(&prefix).contains("an origin of the site has a prefix"));
     let generic = "[[site]]\nkind = 'generic'\n[site.absence_filter]\nfile = '/f'\n\
                    bucket = 'a'\n[[site.origin]]\nurl = 'http://h'";
     assert!(problem(generic).contains("kind = \"nix-cache\" alone"));

@@ -109,12 +109,12 @@ impl S3Origin {
     }
 
     fn listing(&self, after: &str, keys: Option<&Keys>) -> Result<OutboundRequest, FetchError> {
-        let slash = if self.base.rsplit("//").next().is_some_and(|rest| rest.contains('/')) {
+        let slash = if self.bucket_url.rsplit("//").next().is_some_and(|rest| rest.contains('/')) {
             ""
         } else {
             "/"
         };
-        let mut text = format!("{}{slash}?encoding-type=url&list-type=2", self.base);
+        let mut text = format!("{}{slash}?encoding-type=url&list-type=2", self.bucket_url);
         if !after.is_empty() {
             // A query, unlike a path, has its slashes encoded for the signature.
             text = format!("{text}&start-after={}", encode_path(after).replace('/', "%2F"));

@@ -295,6 +295,7 @@ fn buckets_are_addressed_both_ways() {
         bucket: "nix-cache".to_owned(),
         region: region.to_owned(),
         endpoint: endpoint.map(str::to_owned),
+        prefix: String::new(),
         addressing,
         requester_pays: false,
         credentials: S3Credentials::Anonymous,
@@ -307,7 +308,9 @@ fn buckets_are_addressed_both_ways() {
         (Some("http://127.0.0.1:3900"), "garage", path, "http://127.0.0.1:3900/nix-cache"),
         (Some("http://[::1]:3900/"), "r", path, "http://[::1]:3900/nix-cache"),
         (Some("https://s3.example"), "r", host, "https://nix-cache.s3.example"),
+        (Some("https://h/s3/api"), "r", path, "https://h/s3/api/nix-cache"),
+        (Some("https://h/s3/api/"), "r", host, "https://nix-cache.h/s3/api"),
     ] {
-        assert_eq!(base(&config(endpoint, region, addressing)).as_deref(), Some(expected));
+        assert_eq!(bucket_url(&config(endpoint, region, addressing)).as_deref(), Some(expected));
     }
 }

@@ -34,6 +34,7 @@ mod parts;
 mod parts_model;
 mod passing;
 mod pieces;
+mod placement;
 mod purges;
 mod ranges;
 mod replayed;
