@@ -24,6 +24,8 @@ pub enum Outcome {
     Absent,
     /// The site's absence filter knows that there is no such object; the origin was not asked.
     AbsentFilter,
+    /// No origin has the object as far as is known, since an optional one could not be asked.
+    AbsentOptional,
     /// Answered by Narthex itself: a landing page, an overridden `nix-cache-info`.
     Local,
     /// Refused without asking: malformed, not allowed, too large, a loop, an unknown host.
@@ -38,7 +40,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of the metric's label values.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::HitMemory,
         Self::HitDisk,
         Self::HitStale,
@@ -49,6 +51,7 @@ impl Outcome {
         Self::Pass,
         Self::Absent,
         Self::AbsentFilter,
+        Self::AbsentOptional,
         Self::Local,
         Self::Refused,
         Self::Shed,
@@ -69,6 +72,7 @@ impl Outcome {
             Self::Pass => "pass",
             Self::Absent => "absent",
             Self::AbsentFilter => "absent_filter",
+            Self::AbsentOptional => "absent_optional",
             Self::Local => "local",
             Self::Refused => "refused",
             Self::Shed => "shed",

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// What a site of kind `nix-cache` has and a generic one does not.
 const OF_BINARY_CACHES: [&str; 4] =
     ["site.base_path", "site.trusted_public_keys", "site.signatures", "site.follow_redirects_to"];
+/// What the origins of such a site have.
+const OF_THEIR_ORIGINS: [&str; 3] =
+    ["site.origin.optional", "site.origin.signatures", "site.origin.trusted_public_keys"];
 /// The tables of the same kind.
 const TABLES_OF_BINARY_CACHES: [&str; 3] =
     ["site.cache_info", "site.lifetimes", "site.absence_filter"];
@@ -30,10 +33,11 @@ pub(super) fn caching(scope: &TableValues, report: &mut ProblemReport) -> Option
         let message = "is for kind = \"nix-cache\" alone; leave it out";
         report.problem(scope.spot_of(path).problem(message));
     }
-    let keys = "site.origin.trusted_public_keys";
-    for origin in scope.scopes("site.origin").iter().filter(|origin| origin.is_given(keys)) {
-        let message = "is for kind = \"nix-cache\" alone; leave it out";
-        report.problem(origin.spot_of(keys).problem(message));
+    for origin in scope.scopes("site.origin") {
+        for path in OF_THEIR_ORIGINS.into_iter().filter(|path| origin.is_given(path)) {
+            let message = "is for kind = \"nix-cache\" alone; leave it out";
+            report.problem(origin.spot_of(path).problem(message));
+        }
     }
     for path in TABLES_OF_BINARY_CACHES.into_iter().filter(|path| scope.has_table(path)) {
         let message = "is for kind = \"nix-cache\" alone; leave it out, and see [site.caching]";

@@ -294,6 +294,8 @@ pub struct Origin {
     pub weight: u32,
     /// What its word that there is no such object is worth.
     pub absence: AbsenceOf,
+    /// Whether its outage makes an object absent.
+    pub necessity: OriginNecessity,
     /// `[site.origin.breaker]`.
     pub breaker: BreakerSettings,
     /// `[site.origin.budget]`.
@@ -320,6 +322,15 @@ pub enum AbsenceOf {
     Next,
     /// No origin behind this one has it: none is asked.
     Final,
+}
+
+/// Whether a site is of use without an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OriginNecessity {
+    /// What it may have is not called absent while it fails.
+    Required,
+    /// While it fails, it counts as not having the object.
+    Optional,
 }
 
 /// `[site.origin.breaker]`: when an origin is left alone, and how it comes back.

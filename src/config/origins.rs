@@ -1,8 +1,8 @@
 //! From values to the origins of a site, and what is wrong between them. Pure; called by `sites`.
 
 use super::model::{
-    AbsenceOf, BreakerSettings, BudgetSettings, HttpVersion, Origin, OriginTimeouts, OriginUrl,
-    Prices, S3, S3Addressing, S3Credentials,
+    AbsenceOf, BreakerSettings, BudgetSettings, HttpVersion, Origin, OriginNecessity,
+    OriginTimeouts, OriginUrl, Prices, S3, S3Addressing, S3Credentials,
 };
 use super::origin_access::{self, OriginTransport};
 use super::origin_url::{self, ParsedOriginUrl, S3Url};
@@ -120,6 +120,11 @@ fn origin(scope: &TableValues, report: &mut ProblemReport) -> Option<Origin> {
         absence: match scope.text("site.origin.absence") {
             Some(text) if text.value == "final" => AbsenceOf::Final,
             Some(_) | None => AbsenceOf::Next,
+        },
+        necessity: if scope.is_true("site.origin.optional") {
+            OriginNecessity::Optional
+        } else {
+            OriginNecessity::Required
         },
         breaker: BreakerSettings {
             failures: scope.count("site.origin.breaker.failures"),

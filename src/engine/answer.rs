@@ -153,7 +153,9 @@ impl ClientAnswer {
 /// The fields of an answer that is not made of an object.
 pub(super) fn own_head(outcome: Outcome) -> HeaderMap {
     let status = match outcome {
-        Outcome::OriginFailed => CacheStatus::forwarded(ForwardReason::UriMiss),
+        Outcome::OriginFailed | Outcome::AbsentOptional => {
+            CacheStatus::forwarded(ForwardReason::UriMiss)
+        }
         Outcome::HitMemory
         | Outcome::HitDisk
         | Outcome::HitStale
@@ -195,7 +197,11 @@ pub(super) fn refused(refusal: RequestRefusal) -> ClientAnswer {
 /// The absence filter of the site lacks the object. The answer is that of an origin's 404, and is
 /// not stored.
 pub(super) fn absent_by_filter() -> ClientAnswer {
-    let mut answer = ClientAnswer::text(StatusCode::NOT_FOUND, "404", Outcome::AbsentFilter);
+    absent(Outcome::AbsentFilter)
+}
+
+fn absent(outcome: Outcome) -> ClientAnswer {
+    let mut answer = ClientAnswer::text(StatusCode::NOT_FOUND, "404", outcome);
     answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     answer
 }
@@ -239,7 +245,8 @@ pub(super) fn untaken() -> ClientAnswer {
     fault("a body is gone before its reader came")
 }
 
-/// No origin gave a usable answer: 504 if a deadline has passed, else 502. Never 404.
+/// No origin gave a usable answer: 504 if a deadline has passed, else 502. It is 404 only if the
+/// origins that failed are optional and the others have no such object; no cache is to store that.
 ///
 /// If the request's own body failed, no origin is to blame: 400, or 408 if the body was too slow.
 /// An upload beyond the share of its client is 503.
@@ -251,6 +258,11 @@ pub(super) fn failed(error: &FillError) -> ClientAnswer {
     }
     if error.is_over_share() {
         return shed_as("too many uploads of this client are under way\n");
+    }
+    if error.is_of_optional_origin() {
+        let mut answer = absent(Outcome::AbsentOptional);
+        answer.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        return answer;
     }
     let (status, text) = if error.is_timeout() {
         (StatusCode::GATEWAY_TIMEOUT, "no origin answered in time")

@@ -448,6 +448,7 @@ pub(super) fn cache_status(
         | Outcome::Refused
         | Outcome::Shed
         | Outcome::OriginFailed
+        | Outcome::AbsentOptional
         | Outcome::Fault => CacheStatus::own(),
     };
     let status = status.with_detail(outcome.as_str());

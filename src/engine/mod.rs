@@ -11,6 +11,7 @@
 //! | stale or nothing  | an object        | it, while it arrives   | miss, collapsed, pass |
 //! | stale or nothing  | there is none    | 404                    | absent           |
 //! | nothing, and the absence filter lacks it | is not asked | 404  | absent_filter |
+//! | nothing           | nothing: an optional origin is down | 404 | absent_optional |
 //! | nothing           | nothing usable   | 502 or 504             | origin_failed    |
 //!
 //! "In time" is `revalidation_wait` after the fill began. The fill goes on after that, and what it

@@ -60,8 +60,10 @@ fn adapted(answer: ClientAnswer, site: &ServedSite, class: Class) -> ClientAnswe
 /// default while no origin has one: without it clients would not use the cache at all.
 fn cache_info(answer: ClientAnswer, overrides: &CacheInfoOverride) -> ClientAnswer {
     let from_origin = (answer.status == StatusCode::OK).then(|| answer.body.in_memory()).flatten();
-    let is_missing =
-        matches!(answer.outcome, Outcome::OriginFailed | Outcome::Absent | Outcome::HitAbsent);
+    let is_missing = matches!(
+        answer.outcome,
+        Outcome::OriginFailed | Outcome::AbsentOptional | Outcome::Absent | Outcome::HitAbsent
+    );
     let original = match from_origin {
         Some(text) => text,
         None if is_missing => Bytes::from_static(BARE_CACHE_INFO.as_bytes()),

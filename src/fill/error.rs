@@ -96,6 +96,11 @@ impl FillError {
         self.fetch().is_some_and(FetchError::is_over_share)
     }
 
+    /// Whether the object counts as absent, since only optional origins failed: 404.
+    pub fn is_of_optional_origin(&self) -> bool {
+        matches!(self.fetch(), Some(FetchError::Optional(_)))
+    }
+
     /// What is wrong with the body of the request itself, if that is the cause.
     pub fn upload(&self) -> Option<UploadError> {
         self.fetch().and_then(FetchError::upload)
@@ -146,14 +151,15 @@ impl FillError {
     }
 
     /// Logs that it ended the fill of `key`; the metric label of its result. An open breaker was
-    /// logged when it opened; each request that it refuses is in the access log alone.
+    /// logged when it opened, and the outage of an optional origin when it began; each request that
+    /// they concern is in the access log alone.
     pub(super) fn log(&self, key: &Key) -> &'static str {
         let (site, path, error) = (key.site(), key.path(), self as &dyn std::error::Error);
         if matches!(self, Self::Unread) {
             tracing::info!(site, path, "fill without readers ended");
             return "unread";
         }
-        if matches!(self, Self::Fetch(FetchError::Open { .. })) {
+        if matches!(self, Self::Fetch(FetchError::Open { .. } | FetchError::Optional(_))) {
             tracing::debug!(site, path, error, "fill failed");
         } else {
             tracing::warn!(site, path, error, "fill failed");

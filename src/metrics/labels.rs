@@ -303,6 +303,7 @@ const fn meaning(outcome: Outcome) -> &'static str {
         Outcome::Collapsed => "the request joined a fill under way",
         Outcome::Pass => "fetched, not stored",
         Outcome::AbsentFilter => "404 by the absence filter, without an origin request",
+        Outcome::AbsentOptional => "404 while an optional origin is down, not remembered",
         Outcome::Local => "answered by Narthex itself",
         Outcome::Refused => "the fault of the client",
         Outcome::Shed => "a limit was reached",

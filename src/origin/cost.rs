@@ -31,7 +31,8 @@ pub(super) fn cost(error: &FetchError, took: Duration) -> FailureCost {
         | FetchError::Folder { .. }
         | FetchError::Open { .. }
         | FetchError::Throttled { .. }
-        | FetchError::Busy { .. } => return FailureCost::Nothing,
+        | FetchError::Busy { .. }
+        | FetchError::Optional(_) => return FailureCost::Nothing,
     };
     FailureCost::Failures(if took >= SLOW { base + 3 } else { base })
 }

@@ -289,9 +289,34 @@ pub enum FetchError {
         /// Which limit is reached.
         limit: SlotLimit,
     },
+    /// An optional origin failed, and no other origin that was asked has the object or failed: the
+    /// object counts as absent, and that is not remembered.
+    #[error("{0}; the origin is optional, so the object counts as absent")]
+    Optional(Box<FetchError>),
 }
 
 impl FetchError {
+    /// Whether the origin gave no answer, or said that it cannot answer now. Refused credentials
+    /// and answers that break a rule last until an operator acts, so they are no outage.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => {
+                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::FirstByte { .. }
+            | Self::Folder { .. }
+            | Self::Open { .. }
+            | Self::Throttled { .. }
+            | Self::Busy { .. } => true,
+            Self::Upload { .. }
+            | Self::Credentials { .. }
+            | Self::Protocol { .. }
+            | Self::Optional(_) => false,
+        }
+    }
+
     /// What is wrong with the body of the request itself, if it was for that.
     pub fn upload(&self) -> Option<UploadError> {
         match self {
@@ -305,7 +330,8 @@ impl FetchError {
             | Self::Folder { .. }
             | Self::Open { .. }
             | Self::Throttled { .. }
-            | Self::Busy { .. } => None,
+            | Self::Busy { .. }
+            | Self::Optional(_) => None,
         }
     }
 
@@ -327,7 +353,8 @@ impl FetchError {
             | Self::Folder { .. }
             | Self::Open { .. }
             | Self::Throttled { .. }
-            | Self::Busy { .. } => false,
+            | Self::Busy { .. }
+            | Self::Optional(_) => false,
         }
     }
 
@@ -346,6 +373,7 @@ impl FetchError {
             | Self::Open { .. }
             | Self::Throttled { .. }
             | Self::Busy { .. } => false,
+            Self::Optional(error) => error.may_have_reached(),
         }
     }
 

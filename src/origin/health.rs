@@ -62,7 +62,8 @@ impl HealthRecord {
             FetchError::Upload { .. }
             | FetchError::Busy { .. }
             | FetchError::Open { .. }
-            | FetchError::Throttled { .. } => return,
+            | FetchError::Throttled { .. }
+            | FetchError::Optional(_) => return,
             FetchError::Credentials { .. } => Trouble::Credentials,
             FetchError::Connect { .. }
             | FetchError::Broken { .. }

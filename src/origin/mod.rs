@@ -10,6 +10,9 @@
 //!
 //! - The next origin is asked after an absence, unless that is final, and after a failure. A path
 //!   is absent if all origins said so (`order`).
+//! - The outage of an optional origin counts as an absence if no other origin has the object or
+//!   fails. It reaches `fill` as an error of its own, so that a stale object serves as in any outage
+//!   and no tier remembers the 404.
 //! - A breaker skips an origin after failures in a row. One that took a deadline counts more, since
 //!   each further request would pay for the doubt. An origin skipped by its breaker counts as
 //!   failed, never as absent, so `stale_if_error` holds (`breaker`). Probes are sent by `watch`, so
@@ -77,7 +80,9 @@ pub use upload_body::ClientBody;
 
 use crate::client::{Client, ClientSettings, TlsTrust, Trusts};
 use crate::clock::{Clock, Moment, Timestamp};
-use crate::config::{AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginUrl, Site};
+use crate::config::{
+    AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginNecessity, OriginUrl, Site,
+};
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::sync::Mutex;
@@ -146,7 +151,8 @@ impl Origins {
     ///
     /// An origin that says absent or fails is followed by the next, unless its absence is final.
     /// The answer is absent only if every origin asked said so; if one failed, or was left alone,
-    /// and none had the object, the first failure is the result. Each origin is asked at most three
+    /// and none had the object, the first failure is the result. The outage of an optional origin
+    /// is the result only if no other failed, and as [`FetchError::Optional`]. Each origin is asked at most three
     /// times, and only before a head has arrived; for a small object a further time, or the next
     /// origin of the same priority, if the first answer is slow. Those to avoid come last. Dropping
     /// the future ends the request.
@@ -170,6 +176,8 @@ impl Origins {
             }
         }
         match said.result() {
+            // The rest of a body is no object by itself.
+            Some(Err(FetchError::Optional(error))) if ask.only.is_some() => Err(*error),
             Some(result) => result,
             None if ask.only.is_none_or(|only| only < self.upstreams.len()) => Ok(self.nowhere()),
             None => Err(FetchError::Protocol {
@@ -303,6 +311,8 @@ impl Origins {
 struct OriginAnswers {
     absent: Option<OriginAnswer<Response>>,
     failure: Option<FetchError>,
+    /// The outage of an optional origin.
+    outage: Option<FetchError>,
 }
 
 /// What follows from what one origin said.
@@ -332,7 +342,11 @@ impl OriginAnswers {
             Ok(answer) => AfterAttempt::Answer(Box::new(answer)),
             Err(error) => {
                 tracing::debug!(origin = %upstream.name, %error, "origin failed");
-                self.failure.get_or_insert(error);
+                if upstream.necessity == OriginNecessity::Optional && error.is_outage() {
+                    self.outage.get_or_insert(error);
+                } else {
+                    self.failure.get_or_insert(error);
+                }
                 AfterAttempt::GoOn
             }
         }
@@ -340,10 +354,11 @@ impl OriginAnswers {
 
     /// Absence only if no origin failed; none if none was asked.
     fn result(self) -> Option<Result<OriginAnswer<Response>, FetchError>> {
-        match (self.failure, self.absent) {
-            (Some(error), _) => Some(Err(error)),
-            (None, Some(absent)) => Some(Ok(absent)),
-            (None, None) => None,
+        match (self.failure, self.outage, self.absent) {
+            (Some(error), _, _) => Some(Err(error)),
+            (None, Some(outage), _) => Some(Err(FetchError::Optional(Box::new(outage)))),
+            (None, None, Some(absent)) => Some(Ok(absent)),
+            (None, None, None) => None,
         }
     }
 }
@@ -447,6 +462,7 @@ impl Setup<'_> {
             priority: origin.priority,
             weight: origin.weight,
             absence: origin.absence,
+            necessity: origin.necessity,
             turns: origin.turns.clone(),
             kind,
             slots: Slots::new(Arc::clone(&name), origin.connections_max, deadline),

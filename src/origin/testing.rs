@@ -7,8 +7,8 @@ use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
     AbsenceOf, BreakerSettings, BudgetSettings, CacheInfoOverride, Exposure, HttpVersion,
-    LifetimeTerms, Lifetimes, Login, Origin, OriginTimeouts, OriginTurns, OriginUrl, Prices, S3,
-    S3Addressing, S3Credentials, Signatures, Site,
+    LifetimeTerms, Lifetimes, Login, Origin, OriginNecessity, OriginTimeouts, OriginTurns,
+    OriginUrl, Prices, S3, S3Addressing, S3Credentials, Signatures, Site,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -184,6 +184,7 @@ pub(super) fn origin(name: &str, url: OriginUrl) -> Origin {
         connections_max: 200,
         weight: 0,
         absence: AbsenceOf::Next,
+        necessity: OriginNecessity::Required,
         breaker: BreakerSettings {
             failures: 10,
             open_max: Duration::from_secs(10),
@@ -315,5 +316,6 @@ pub(super) fn word(answer: &Result<OriginAnswer<Response>, FetchError>) -> &'sta
         Err(FetchError::Busy { .. }) => "busy",
         Err(FetchError::Open { .. }) => "open",
         Err(FetchError::Throttled { .. }) => "throttled",
+        Err(FetchError::Optional(_)) => "optional",
     }
 }

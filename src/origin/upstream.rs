@@ -27,7 +27,7 @@ use super::watch::OriginWatch;
 use super::wire::{OriginReply, ResponseHead};
 use crate::client::OutboundBody;
 use crate::clock::Clock;
-use crate::config::{AbsenceOf, BreakerSettings, OriginTurns};
+use crate::config::{AbsenceOf, BreakerSettings, OriginNecessity, OriginTurns};
 use crate::nix::Class;
 use crate::sync::Mutex;
 use http::StatusCode;
@@ -51,6 +51,7 @@ pub(super) struct Upstream {
     pub priority: u32,
     pub weight: u32,
     pub absence: AbsenceOf,
+    pub necessity: OriginNecessity,
     /// What it is asked for, and when.
     pub turns: OriginTurns,
     pub kind: OriginKind,

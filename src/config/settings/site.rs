@@ -351,6 +351,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         "If this origin has no such object: \"next\" asks the next one, \"final\" asks none \
          behind it. A failure always goes on to the next.",
     ),
+    Setting::new("site.origin.optional", SettingKind::Boolean, Fallback::Is("false"))
+        .example("true")
+        .doc(
+            "Whether this origin counts as not having the object while it is down: it cannot be \
+             connected to, breaks off, gives no answer in time, answers 429 or 5xx, or is left \
+             alone. If no other origin has the object or fails, clients then get 404 rather than \
+             502, ask their next cache or build, and do not fail. This 404 has the outcome \
+             absent_optional and is not remembered here, but a Nix client remembers the 404 of a \
+             narinfo for an hour (narinfo-cache-negative-ttl). A stale object still serves for \
+             stale_if_error. Refused credentials stay a failure.",
+        ),
     Setting::new("site.origin.requester_pays", SettingKind::Boolean, Fallback::Is("false"))
         .example("true")
         .doc("Whether x-amz-request-payer is sent, so that a requester-pays bucket answers."),

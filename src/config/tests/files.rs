@@ -79,7 +79,8 @@ fn the_reference_with_every_hash_taken_away_is_a_configuration() {
 
 #[test]
 fn so_it_is_for_a_generic_site() {
-    let of_binary_caches = ["trusted_public_keys = ", "signatures = ", "follow_", "base_path = "];
+    let of_binary_caches =
+        ["trusted_public_keys = ", "signatures = ", "follow_", "base_path = ", "optional = "];
     let left_out = [&ALONE[..], &of_binary_caches[..]].concat();
     let text =
         reference_without(&["site.lifetimes", "site.cache_info", "site.absence_filter"], &left_out);

@@ -217,6 +217,7 @@ fn odds_and_ends_are_told() {
         assert!(told.contains("is not a path to ask below"), "{wrong}: {told}");
     }
     assert!(generic("base_path = '/a'").contains(alone));
+    assert!(generic("[[site.origin]]\nurl = 'http://h'\noptional = true").contains(alone));
     for wrong in ["", "/", "/nix", "nix//main", "nix/../main"] {
         let told = problem(&origin("s3://abc", &format!("prefix = '{wrong}'")));
         assert!(told.contains("is not a prefix of keys"), "{wrong}: {told}");

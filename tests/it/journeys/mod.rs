@@ -29,6 +29,7 @@ mod lifetimes;
 mod mixed;
 mod narinfos;
 mod operation;
+mod origins_optional;
 mod outages;
 mod parts;
 mod parts_model;
