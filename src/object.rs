@@ -217,7 +217,8 @@ pub enum Proof {
     /// SHA-256 equals the FileHash of the narinfo that names it, or its own name; or the NAR in it
     /// has the NarHash of the narinfo.
     FileHash,
-    /// A narinfo that parses; signatures were not required.
+    /// A narinfo that parses; signatures were not required, and it is not known of which origin, as
+    /// an older version stored it.
     Parsed,
     /// A narinfo with a signature by a trusted key; it is not known which, as an older version
     /// stored it.
@@ -225,6 +226,8 @@ pub enum Proof {
     /// A narinfo with a signature by a key that was trusted for the origin it came from; the mark
     /// tells both.
     SignedBy(u32),
+    /// A narinfo that parses, from the origin with this mark, which was not required to sign.
+    ParsedFrom(u32),
 }
 
 /// A stored response head, and what is known of its body.

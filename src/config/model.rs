@@ -284,6 +284,8 @@ pub struct Origin {
     /// The public keys, `name:base64`, one of which must have signed what is a narinfo of this
     /// origin: its own, else those of the site. Checked to parse.
     pub trusted_public_keys: Vec<String>,
+    /// What a narinfo of this origin without a good signature gets; none if that is as for the site.
+    pub signatures: Option<Signatures>,
     /// For which paths it is asked, and when.
     pub turns: OriginTurns,
     /// `[site.origin.timeouts]`.

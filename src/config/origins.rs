@@ -8,6 +8,7 @@ use super::origin_access::{self, OriginTransport};
 use super::origin_url::{self, ParsedOriginUrl, S3Url};
 use super::problem::{ProblemReport, Spot};
 use super::scope::TableValues;
+use super::trust;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -103,6 +104,7 @@ fn origin(scope: &TableValues, report: &mut ProblemReport) -> Option<Origin> {
         exposure: origin_access::exposure(scope),
         identity: origin_access::identity(scope, way, report),
         trusted_public_keys: origin_access::own_keys(scope, report),
+        signatures: scope.text("site.origin.signatures").map(|text| trust::signatures(&text.value)),
         turns: origin_access::turns(scope, report),
         name: name.map_or_else(|| default_name(&url), |name| name.value),
         url,

@@ -24,17 +24,27 @@ const KNOWN_KEYS: [(&str, &str); 1] = [("cache.nixos.org", CACHE_NIXOS_ORG)];
 const PUBLIC_KEY_BYTES: usize = 32;
 const SECRET_KEY_BYTES: usize = 64;
 
+/// What the word of a setting means.
+pub(super) fn signatures(word: &str) -> Signatures {
+    match word {
+        "off" => Signatures::Off,
+        "warn" => Signatures::Warn,
+        _ => Signatures::Require,
+    }
+}
+
 /// The keys and the strictness of a site. An origin that has keys of its own keeps them; each other
-/// gets those of the site. Faults are reported.
+/// gets those of the site. An origin that is not checked needs none. Faults are reported.
 pub(super) fn trust(
     scope: &TableValues,
     origins: &mut [Origin],
     report: &mut ProblemReport,
 ) -> SiteTrust {
     let has_own = |origin: &&Origin| !origin.trusted_public_keys.is_empty();
-    let own_count = origins.iter().filter(has_own).count();
-    let open_count = origins.len() - own_count;
-    let known: Vec<_> = origins.iter().filter(|o| !has_own(o)).filter_map(known_key).collect();
+    let checked = || origins.iter().filter(|one| one.signatures != Some(Signatures::Off));
+    let own_count = checked().filter(has_own).count();
+    let open_count = checked().count() - own_count;
+    let known: Vec<_> = checked().filter(|one| !has_own(one)).filter_map(known_key).collect();
     let keys = match scope.is_given("site.trusted_public_keys") {
         true => given_keys(scope, &known, report),
         false if known.len() == open_count => {
@@ -44,13 +54,13 @@ pub(super) fn trust(
         }
         false => Vec::new(),
     };
-    let signatures = scope.text("site.signatures");
+    let given = scope.text("site.signatures");
     // If keys or origins are wrong already, what follows from them is not reported too.
     let is_doubtful = scope.is_wrong("site.trusted_public_keys")
         || origins.len() < scope.scopes("site.origin").len();
     let has_keys = !keys.is_empty() || (open_count == 0 && own_count > 0) || is_doubtful;
     let is_left_open = !scope.is_given("site.trusted_public_keys") && known.len() + own_count > 0;
-    let signatures = match signatures.as_ref().map(|text| text.value.as_str()) {
+    let signatures = match given.as_ref().map(|text| text.value.as_str()) {
         Some("off") => Signatures::Off,
         Some(word) if !has_keys => {
             let message = "needs keys; write trusted_public_keys = [\"NAME:BASE64\"], or \
@@ -58,8 +68,7 @@ pub(super) fn trust(
             report.problem(scope.spot_of("site.signatures").problem_with(word, message));
             Signatures::Require
         }
-        Some("warn") => Signatures::Warn,
-        Some(_) => Signatures::Require,
+        Some(word) => self::signatures(word),
         None if has_keys => Signatures::Require,
         None if is_left_open && !scope.is_wrong("site.signatures") => {
             report.problem(scope.spot_of("site.signatures").problem(left_open(&known)));
@@ -67,6 +76,9 @@ pub(super) fn trust(
         }
         None => Signatures::Off,
     };
+    if keys.is_empty() && !is_doubtful {
+        told_without_keys(scope, report);
+    }
     let mut all = keys.clone();
     for origin in origins {
         if origin.trusted_public_keys.is_empty() {
@@ -79,6 +91,19 @@ pub(super) fn trust(
         }
     }
     SiteTrust { keys: all, signatures }
+}
+
+/// Tells of each origin that is to be checked by itself, has no keys of its own and gets none.
+fn told_without_keys(scope: &TableValues, report: &mut ProblemReport) {
+    for origin in scope.scopes("site.origin") {
+        let Some(rule) = origin.text("site.origin.signatures") else { continue };
+        let has_own = origin.is_given("site.origin.trusted_public_keys");
+        if signatures(&rule.value) != Signatures::Off && !has_own {
+            let message = "needs keys; write trusted_public_keys = [\"NAME:BASE64\"] for this \
+                 origin or for the site, or signatures = \"off\"";
+            report.problem(rule.spot.problem_with(&rule.value, message));
+        }
+    }
 }
 
 /// The message if some origins have keys and others have none.

@@ -10,10 +10,9 @@ use super::site_pages;
 use super::target::{ObjectTarget, Path, RoutedRequest};
 use crate::cache::{Cache, CachedObject, Hit, Stale};
 use crate::clock::Timestamp;
-use crate::config::Signatures;
 use crate::memory::Hot;
 use crate::nix::Class;
-use crate::object::{Facts, Key, Proof};
+use crate::object::{Facts, Key};
 use crate::outcome::Outcome;
 use crate::policy;
 use crate::policy::request::{OriginUse, ReadMethod};
@@ -169,14 +168,8 @@ impl MemoryHit {
 }
 
 /// Whether what is stored proves as much as the site asks for now. A narinfo without a signature
-/// does not serve if signatures are required. Nor does one with a signature of a key that is no
+/// does not serve if signatures are required of its origin. Nor does one with a signature of a key that is no
 /// longer trusted for its origin.
 fn is_trusted(site: &ServedSite, facts: &Facts) -> bool {
-    if facts.class != Class::Narinfo || site.upstream.site.signatures != Signatures::Require {
-        return true;
-    }
-    match facts.proof {
-        Proof::SignedBy(mark) => site.upstream.trusted.accepts(mark),
-        Proof::Length | Proof::FileHash | Proof::Parsed | Proof::Signature => false,
-    }
+    facts.class != Class::Narinfo || site.upstream.trusted.accepts(facts.proof)
 }

@@ -174,6 +174,7 @@ pub(super) fn origin(name: &str, url: OriginUrl) -> Origin {
         exposure: Exposure::Permitted,
         identity: None,
         trusted_public_keys: Vec::new(),
+        signatures: None,
         turns: OriginTurns::default(),
         timeouts: OriginTimeouts {
             connect: Duration::from_secs(5),

@@ -412,6 +412,16 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Public keys, one of which must have signed a narinfo that comes from this origin; a \
          narinfo that none of them has signed is a failure of this origin, and the next is asked.",
     ),
+    Setting::new(
+        "site.origin.signatures",
+        SettingKind::Word(&["require", "warn", "off"]),
+        Fallback::Derived("that of the site"),
+    )
+    .example(r#""off""#)
+    .doc(
+        "What a narinfo of this origin without a good signature gets, as for the site: for one of \
+         several caches that does not sign. Clients check signatures by their own settings.",
+    ),
     objects("site.origin.only_for", r#"["narinfo", "/nar/*"]"#).doc(
         "Classes of objects (narinfo, nar, ... as in [site.lifetimes]) and paths (* stands for any \
          characters) that this origin is asked for; without any, all.",

@@ -254,6 +254,13 @@ fn each_origin_has_its_own_keys_else_those_of_the_site_or_those_that_are_known()
     let marks: Vec<u32> = with_both.origins.iter().map(|origin| origin.trust_mark(own)).collect();
     assert_ne!(marks[0], marks[1]);
     assert_eq!(site("signatures = 'off'", "").signatures, Signatures::Off);
+    let unsigned = site("", "signatures = 'off'");
+    assert_eq!(unsigned.signatures, Signatures::Require);
+    let rules: Vec<_> = unsigned.origins.iter().map(|origin| origin.signatures).collect();
+    assert_eq!(rules, [None, Some(Signatures::Off)]);
+    let strict = site("signatures = 'off'", &format!("signatures = 'require'\n{own_key}"));
+    assert_eq!(strict.signatures, Signatures::Off);
+    assert_eq!(strict.origins[1].signatures, Some(Signatures::Require));
 }
 
 #[test]

@@ -258,10 +258,13 @@ fn what_lets_the_edge_in_fits_the_origin() {
     assert!(beside("never_for = ['*']").contains("leaves nothing to ask this origin for"));
     assert!(beside("trusted_public_keys = []").contains("has no keys"));
     assert!(beside("trusted_public_keys = ['a:b']").contains("not base64"));
+    assert!(beside("signatures = 'require'").contains("\"require\" needs keys; write trusted"));
     let key = "trusted_public_keys = ['a-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=']";
     let left_open = format!("{}[[site.origin]]\nurl = 'https://i'\n{key}", origin("https://h", ""));
     assert!(problem(&left_open).contains("write them for every origin or for the site"));
     let generic = format!("[[site]]\nkind = 'generic'\n[[site.origin]]\nurl = 'http://h'\n{key}");
+    assert!(problem(&generic).contains("is for kind = \"nix-cache\" alone"));
+    let generic = generic.replace(key, "signatures = 'off'");
     assert!(problem(&generic).contains("is for kind = \"nix-cache\" alone"));
 }
 

@@ -12,8 +12,8 @@ use crate::nix::narinfo::NarInfo;
 use crate::object::{Key, NarClaim, Proof, Sha256};
 use crate::policy::response::Coding;
 
-/// Checks a narinfo: that it parses, answers the path it was asked for, and is signed as the site
-/// wants it of the origins in `body_origins`. Gives what it proves and what it claims of its
+/// Checks a narinfo: that it parses, answers the path it was asked for, and is signed as is wanted
+/// of the origins in `body_origins`. Gives what it proves and what it claims of its
 /// NAR.
 pub(in crate::fill) fn narinfo(
     upstream: &SiteOrigins,
@@ -22,7 +22,9 @@ pub(in crate::fill) fn narinfo(
     body: &[u8],
     coding: Coding,
 ) -> Result<(Proof, Option<ClaimOf>), Rejection> {
-    let wants_signature = upstream.site.signatures == Signatures::Require;
+    let positions = body_origins.positions();
+    let signatures = upstream.trusted.signatures(&positions);
+    let wants_signature = signatures == Signatures::Require;
     if coding == Coding::Encoded {
         // What cannot be read cannot be checked; if no check is asked for, it passes untouched.
         let detail = "it comes under a Content-Encoding".to_owned();
@@ -35,19 +37,19 @@ pub(in crate::fill) fn narinfo(
         let detail = format!("is about {}", narinfo.store_path.hash_part());
         return Err(Rejection::Narinfo { detail });
     }
-    let positions = body_origins.positions();
-    let proof = match (upstream.site.signatures, upstream.trusted.verify(&positions, &narinfo)) {
-        (Signatures::Off, _) => Proof::Parsed,
+    let source = positions.first().and_then(|position| upstream.trusted.source(*position));
+    let parsed = source.map_or(Proof::Parsed, Proof::ParsedFrom);
+    let proof = match (signatures, upstream.trusted.verify(&positions, &narinfo)) {
+        (Signatures::Off, _) => parsed,
         (Signatures::Require | Signatures::Warn, Ok(mark)) => Proof::SignedBy(mark),
         (Signatures::Warn, Err(error)) => {
             tracing::warn!(path = key.path(), %error, "narinfo without a good signature");
-            Proof::Parsed
+            parsed
         }
         (Signatures::Require, Err(error)) => {
             return Err(Rejection::Signature { detail: error.to_string() });
         }
     };
-    let source = positions.first().and_then(|position| upstream.trusted.source(*position));
     Ok((proof, claim_of(key, &narinfo, source)))
 }
 

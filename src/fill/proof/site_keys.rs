@@ -5,11 +5,12 @@
 //! it. It serves as long as that key is still trusted for that origin: a configuration that takes a
 //! key away, or gives it to another origin, makes what it signed unknown, to be fetched and checked
 //! anew; one that adds keys or moves origins about costs nothing. The claim of its NAR carries the
-//! mark of the origin alone.
+//! mark of the origin alone, and so does a narinfo of an origin that need not sign.
 
-use crate::config;
+use crate::config::{self, Signatures};
 use crate::nix::narinfo::NarInfo;
 use crate::nix::signature::{KeyError, PublicKey, SignatureError, TrustedKeys};
+use crate::object::Proof;
 
 /// The trusted keys of a site's origins.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ struct OriginKeys {
     /// One for each key.
     marks: Vec<u32>,
     source: u32,
+    signatures: Signatures,
 }
 
 impl SiteKeys {
@@ -30,15 +32,44 @@ impl SiteKeys {
             let keys = origin.trusted_public_keys.iter();
             let marks = keys.clone().map(|key| origin.trust_mark(key)).collect();
             let keys = keys.map(|key| PublicKey::parse(key)).collect::<Result<Vec<_>, _>>()?;
-            Ok(OriginKeys { keys: TrustedKeys::new(keys), marks, source: origin.source_mark() })
+            Ok(OriginKeys {
+                keys: TrustedKeys::new(keys),
+                marks,
+                source: origin.source_mark(),
+                signatures: origin.signatures.unwrap_or(site.signatures),
+            })
         };
         Ok(Self(site.origins.iter().map(of_origin).collect::<Result<_, _>>()?))
     }
 
-    /// Whether what is stored with `mark` is signed by a key that is trusted now for the origin
-    /// that it came from.
-    pub fn accepts(&self, mark: u32) -> bool {
-        self.0.iter().any(|origin| origin.marks.contains(&mark))
+    /// Whether a stored narinfo proves what is required now of the origin that it came from: a
+    /// signature by a key that is trusted for it, or nothing.
+    pub fn accepts(&self, proof: Proof) -> bool {
+        let requires = |origin: &OriginKeys| origin.signatures == Signatures::Require;
+        if !self.0.iter().any(requires) {
+            return true;
+        }
+        match proof {
+            Proof::SignedBy(mark) => self.0.iter().any(|origin| origin.marks.contains(&mark)),
+            Proof::ParsedFrom(mark) => {
+                self.0.iter().any(|origin| origin.source == mark && !requires(origin))
+            }
+            Proof::Length | Proof::FileHash | Proof::Parsed | Proof::Signature => false,
+        }
+    }
+
+    /// What is required of a narinfo with bytes of the origins at `positions`: what the strictest of
+    /// them requires.
+    pub(in crate::fill) fn signatures(&self, positions: &[usize]) -> Signatures {
+        let of = |position: &usize| self.0.get(*position).map(|origin| origin.signatures);
+        let rules: Vec<_> = positions.iter().filter_map(of).collect();
+        if rules.is_empty() || rules.contains(&Signatures::Require) {
+            Signatures::Require
+        } else if rules.contains(&Signatures::Warn) {
+            Signatures::Warn
+        } else {
+            Signatures::Off
+        }
     }
 
     /// The mark of the first of the origins at `positions`, and of its key that has signed
