@@ -68,7 +68,7 @@ pub(super) fn trust(
             report.problem(scope.spot_of("site.signatures").problem_with(word, message));
             Signatures::Require
         }
-        Some(word) => self::signatures(word),
+        Some(word) => signatures(word),
         None if has_keys => Signatures::Require,
         None if is_left_open && !scope.is_wrong("site.signatures") => {
             report.problem(scope.spot_of("site.signatures").problem(left_open(&known)));

@@ -19,6 +19,8 @@
 //!   no client pays for them.
 //! - An origin that throttles gets half of its requests, and more again by steps. Narinfos go
 //!   first, and every fourth request is of another class (`pace`).
+//! - An origin that says nothing for far longer than usual has the next one asked beside it, and
+//!   is asked after it while that goes on (`silence`).
 //! - Retries are a fifth of the requests, beside a reserve of ten. Hedges are a twentieth of the
 //!   requests for small objects, without a reserve (`budget`).
 //! - A hedge is sent after twice the lower bound of the observed 95th percentile (`first_bytes`).
@@ -58,6 +60,7 @@ mod s3;
 mod secret;
 mod setup_error;
 mod sign;
+mod silence;
 mod skew;
 mod slots;
 mod upload_body;
@@ -102,6 +105,7 @@ use login::Keeper;
 use meters::{HedgeFate, OriginMeters};
 use pace::OriginPacer;
 use s3::S3Origin;
+use silence::{SILENCE_MAX, Silence, SilenceTurn};
 use slots::Slots;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -159,14 +163,21 @@ impl Origins {
     pub async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FetchError> {
         let mut said = OriginAnswers::default();
         let mut left: VecDeque<&Arc<Upstream>> = order::in_order(&self.upstreams, ask).into();
+        let mut postponed = 0;
         while let Some(upstream) = left.pop_front() {
-            let partner = partner(ask, upstream, left.front().copied());
-            let answers = match partner {
-                None => [Some((upstream, upstream.ask(ask).await)), None],
-                Some(partner) => hedged(ask, upstream, partner).await,
+            let turn = upstream.silence.turn();
+            if turn == SilenceTurn::Last && postponed < left.len() {
+                left.push_back(upstream);
+                postponed += 1;
+                continue;
+            }
+            let next = left.front().copied();
+            let answers = match next.filter(|next| may_stand_in(ask, next)) {
+                None => asked(ask, upstream, next).await,
+                Some(stand_in) => asked_beside(ask, upstream, stand_in, turn).await,
             };
-            for (upstream, answer) in answers.into_iter().flatten() {
-                // The origin that was asked as a hedge is not asked again.
+            for (upstream, answer) in answers {
+                // An origin that was asked beside another is not asked again.
                 left.retain(|other| other.position != upstream.position);
                 match said.hear(upstream, answer) {
                     AfterAttempt::Answer(answer) => return Ok(*answer),
@@ -363,6 +374,67 @@ impl OriginAnswers {
     }
 }
 
+/// Whether an origin may be asked beside the one before it that says nothing.
+fn may_stand_in(ask: &Ask, next: &Upstream) -> bool {
+    let is_usable = next.breaker.is_closed() && next.pacer.is_free();
+    is_usable && !ask.avoid.contains(&next.position)
+}
+
+/// What `upstream` says, and who is asked beside it if it is slower than usual.
+async fn asked<'a>(
+    ask: &Ask,
+    upstream: &'a Arc<Upstream>,
+    next: Option<&'a Arc<Upstream>>,
+) -> Vec<UpstreamAnswer<'a>> {
+    match partner(ask, upstream, next) {
+        None => vec![(upstream, upstream.ask(ask).await)],
+        Some(partner) => hedged(ask, upstream, partner).await.into_iter().flatten().collect(),
+    }
+}
+
+/// The same, and what `stand_in` says if `upstream` says nothing for far longer than usual: the
+/// first good answer counts.
+async fn asked_beside<'a>(
+    ask: &Ask,
+    upstream: &'a Arc<Upstream>,
+    stand_in: &'a Arc<Upstream>,
+    turn: SilenceTurn,
+) -> Vec<UpstreamAnswer<'a>> {
+    let beside = Ask { reason: Some(FetchReason::Hedge), ..ask.clone() };
+    let begin = || {
+        let slot = stand_in.slots.now(ask.class).filter(|_| may_stand_in(ask, stand_in))?;
+        upstream.meters.hedged(HedgeFate::Begun);
+        Some(Box::pin(async {
+            let answer = stand_in.ask_in(&beside, slot).await;
+            vec![(stand_in, answer)]
+        }))
+    };
+    let is_good = |answers: &Vec<UpstreamAnswer<'_>>| {
+        let mut said = answers.iter().map(|(_, said)| said);
+        said.any(|said| said.as_ref().is_ok_and(|it| !matches!(it, OriginAnswer::Absent { .. })))
+    };
+    let usual = upstream.first_bytes.hedge_after().unwrap_or_default();
+    let wait = match turn {
+        SilenceTurn::Trial => Duration::ZERO,
+        SilenceTurn::Usual | SilenceTurn::Last => usual.max(SILENCE_MAX),
+    };
+    let own = Box::pin(asked(ask, upstream, Some(stand_in)));
+    let raced = hedge::race(own, wait, begin, is_good).await;
+    match &raced.first {
+        None => {
+            upstream.meters.hedged(HedgeFate::Won);
+            upstream.silence.begin();
+        }
+        Some(own)
+            if own.iter().any(|(by, said)| by.position == upstream.position && said.is_ok()) =>
+        {
+            upstream.silence.end();
+        }
+        Some(_) => {}
+    }
+    raced.first.into_iter().chain(raced.second).flatten().collect()
+}
+
 /// The origin to ask beside `upstream` if it is slow: the `next` one, if it is of the same priority
 /// and may be asked at once, else itself. None if it is not known what slow is, or if no origin is
 /// to be asked twice.
@@ -474,6 +546,7 @@ impl Setup<'_> {
             retries: Budget::of_retries(origin.budget.retries_percent),
             hedges: Budget::of_hedges(origin.budget.hedges_percent),
             first_bytes: FirstBytes::default(),
+            silence: Silence::default(),
             watch: OriginWatch::new(self.tasks.clone()),
             asked_at: Mutex::new(Instant::now()),
             health: HealthRecord::new(Arc::clone(&name), meters.clone(), recovery),

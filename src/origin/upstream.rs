@@ -20,6 +20,7 @@ use super::meters::{HoldReason, OriginMeters, RetryFate};
 use super::pace::{OriginPacer, PaceExceeded};
 use super::response::Response;
 use super::s3::S3Origin;
+use super::silence::Silence;
 use super::slots::{Slot, SlotLoad, Slots};
 use super::upload_body::ClientBody;
 use super::verdict::Absence;
@@ -66,6 +67,7 @@ pub(super) struct Upstream {
     pub retries: Budget,
     pub hedges: Budget,
     pub first_bytes: FirstBytes,
+    pub silence: Silence,
     pub watch: OriginWatch,
     pub asked_at: Mutex<Instant>,
     pub health: HealthRecord,
