@@ -105,11 +105,12 @@ use login::Keeper;
 use meters::{HedgeFate, OriginMeters};
 use pace::OriginPacer;
 use s3::S3Origin;
-use silence::{SILENCE_MAX, Silence, SilenceTurn};
+use silence::{SILENCE_MAX, Silence};
 use slots::Slots;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -163,18 +164,16 @@ impl Origins {
     pub async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FetchError> {
         let mut said = OriginAnswers::default();
         let mut left: VecDeque<&Arc<Upstream>> = order::in_order(&self.upstreams, ask).into();
-        let mut postponed = 0;
+        // Those that say nothing come after the others.
+        left.make_contiguous().sort_by_key(|upstream| upstream.silence.holds());
         while let Some(upstream) = left.pop_front() {
-            let turn = upstream.silence.turn();
-            if turn == SilenceTurn::Last && postponed < left.len() {
-                left.push_back(upstream);
-                postponed += 1;
-                continue;
-            }
             let next = left.front().copied();
             let answers = match next.filter(|next| may_stand_in(ask, next)) {
-                None => asked(ask, upstream, next).await,
-                Some(stand_in) => asked_beside(ask, upstream, stand_in, turn).await,
+                None => {
+                    let partner = partner(ask, upstream, next);
+                    asked(ask, upstream, partner, &AtomicBool::new(false)).await
+                }
+                Some(stand_in) => asked_beside(ask, upstream, stand_in).await,
             };
             for (upstream, answer) in answers {
                 // An origin that was asked beside another is not asked again.
@@ -380,15 +379,19 @@ fn may_stand_in(ask: &Ask, next: &Upstream) -> bool {
     is_usable && !ask.avoid.contains(&next.position)
 }
 
-/// What `upstream` says, and who is asked beside it if it is slower than usual.
+/// What `upstream` says, and `partner` if it is slower than usual and a hedge `is_begun`.
 async fn asked<'a>(
     ask: &Ask,
     upstream: &'a Arc<Upstream>,
-    next: Option<&'a Arc<Upstream>>,
+    partner: Option<&'a Arc<Upstream>>,
+    is_begun: &AtomicBool,
 ) -> Vec<UpstreamAnswer<'a>> {
-    match partner(ask, upstream, next) {
+    match partner {
         None => vec![(upstream, upstream.ask(ask).await)],
-        Some(partner) => hedged(ask, upstream, partner).await.into_iter().flatten().collect(),
+        Some(partner) => {
+            let answers = hedged(ask, upstream, partner, is_begun).await;
+            answers.into_iter().flatten().collect()
+        }
     }
 }
 
@@ -398,10 +401,15 @@ async fn asked_beside<'a>(
     ask: &Ask,
     upstream: &'a Arc<Upstream>,
     stand_in: &'a Arc<Upstream>,
-    turn: SilenceTurn,
 ) -> Vec<UpstreamAnswer<'a>> {
+    let (partner, is_hedged) = (partner(ask, upstream, Some(stand_in)), AtomicBool::new(false));
+    // As a hedge, it is asked sooner, if the budget allows that.
+    let is_partner = partner.is_some_and(|partner| partner.position == stand_in.position);
     let beside = Ask { reason: Some(FetchReason::Hedge), ..ask.clone() };
     let begin = || {
+        if is_partner && is_hedged.load(Ordering::Relaxed) {
+            return None;
+        }
         let slot = stand_in.slots.now(ask.class).filter(|_| may_stand_in(ask, stand_in))?;
         upstream.meters.hedged(HedgeFate::Begun);
         Some(Box::pin(async {
@@ -414,22 +422,16 @@ async fn asked_beside<'a>(
         said.any(|said| said.as_ref().is_ok_and(|it| !matches!(it, OriginAnswer::Absent { .. })))
     };
     let usual = upstream.first_bytes.hedge_after().unwrap_or_default();
-    let wait = match turn {
-        SilenceTurn::Trial => Duration::ZERO,
-        SilenceTurn::Usual | SilenceTurn::Last => usual.max(SILENCE_MAX),
-    };
-    let own = Box::pin(asked(ask, upstream, Some(stand_in)));
-    let raced = hedge::race(own, wait, begin, is_good).await;
+    let own = Box::pin(asked(ask, upstream, partner, &is_hedged));
+    let raced = hedge::race(own, usual.max(SILENCE_MAX), begin, is_good).await;
+    let has_answered =
+        |(by, said): &UpstreamAnswer<'_>| by.position == upstream.position && said.is_ok();
     match &raced.first {
         None => {
             upstream.meters.hedged(HedgeFate::Won);
-            upstream.silence.begin();
+            upstream.is_silent();
         }
-        Some(own)
-            if own.iter().any(|(by, said)| by.position == upstream.position && said.is_ok()) =>
-        {
-            upstream.silence.end();
-        }
+        Some(own) if own.iter().any(has_answered) => upstream.silence.end(),
         Some(_) => {}
     }
     raced.first.into_iter().chain(raced.second).flatten().collect()
@@ -466,6 +468,7 @@ async fn hedged<'a>(
     ask: &Ask,
     upstream: &'a Arc<Upstream>,
     partner: &'a Arc<Upstream>,
+    is_begun: &AtomicBool,
 ) -> [Option<UpstreamAnswer<'a>>; 2] {
     let is_same = partner.position == upstream.position;
     let hedge = Ask { reason: Some(FetchReason::Hedge), retries: Retries::None, ..ask.clone() };
@@ -477,6 +480,7 @@ async fn hedged<'a>(
             return None;
         }
         upstream.meters.hedged(HedgeFate::Begun);
+        is_begun.store(true, Ordering::Relaxed);
         Some(Box::pin(partner.ask_in(&hedge, slot)))
     };
     let is_good = |said: &Result<OriginAnswer<Response>, FetchError>| match said {

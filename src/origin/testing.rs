@@ -30,6 +30,8 @@ pub(super) enum Act {
     Raw(String),
     /// These bytes, and the connection is closed.
     RawAndClose(String),
+    /// The same as `Answer`, after a while.
+    After(Duration, u16, &'static str),
     /// Nothing, ever.
     Hang,
 }
@@ -125,6 +127,10 @@ impl Scripted {
             let (bytes, closes) = match act {
                 Act::Answer(status, fields, body) => {
                     (rendered(status, &fields, body, &head), false)
+                }
+                Act::After(wait, status, body) => {
+                    tokio::time::sleep(wait).await;
+                    (rendered(status, &[], body, &head), false)
                 }
                 Act::Raw(bytes) => (bytes, false),
                 Act::RawAndClose(bytes) => (bytes, true),

@@ -20,7 +20,7 @@ use super::meters::{HoldReason, OriginMeters, RetryFate};
 use super::pace::{OriginPacer, PaceExceeded};
 use super::response::Response;
 use super::s3::S3Origin;
-use super::silence::Silence;
+use super::silence::{PROBE_EVERY, Silence};
 use super::slots::{Slot, SlotLoad, Slots};
 use super::upload_body::ClientBody;
 use super::verdict::Absence;
@@ -35,7 +35,7 @@ use http::StatusCode;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Further tries after the first, if an error permits them.
 const RETRIES_MAX: u32 = 2;
@@ -327,7 +327,7 @@ impl Upstream {
         let wait = tries.wait;
         tries.wait = wait.saturating_mul(2);
         tries.last = Some(error);
-        tokio::time::sleep(jittered(wait)).await;
+        sleep(jittered(wait)).await;
         RetryStep::Again
     }
 
@@ -386,6 +386,15 @@ impl Upstream {
     pub(super) fn watch_idle(self: &Arc<Self>) {
         if !self.breaker_settings.probe_idle.is_zero() {
             self.watch.watch(watch(Arc::downgrade(self)));
+        }
+    }
+
+    /// Another origin has answered a request that this one says nothing to: it is probed until it
+    /// answers.
+    pub(super) fn is_silent(self: &Arc<Self>) {
+        if self.silence.begin() {
+            tracing::warn!(origin = %self.name, "origin says nothing: the next ones are asked first");
+            self.watch.listen(listen(Arc::downgrade(self)));
         }
     }
 
@@ -499,6 +508,20 @@ fn next_probe(upstream: &Weak<Upstream>) -> Option<(Instant, Arc<Notify>)> {
 }
 
 /// Probes an origin that was not asked for long. A reload ends it too.
+async fn listen(upstream: Weak<Upstream>) {
+    loop {
+        sleep(PROBE_EVERY).await;
+        let Some(upstream) = upstream.upgrade().filter(|upstream| upstream.silence.holds()) else {
+            return;
+        };
+        if upstream.probe().await.is_ok() {
+            upstream.silence.end();
+            tracing::info!(origin = %upstream.name, "origin answers again");
+            return;
+        }
+    }
+}
+
 async fn watch(upstream: Weak<Upstream>) {
     loop {
         let Some(due) = upstream.upgrade().map(|upstream| upstream.idle_until()) else { return };

@@ -1,5 +1,5 @@
 //! The tasks that look after an origin without a request: one that probes it while its breaker is
-//! not closed, and one that probes it while it is idle. Each runs once at most, and hears the stop
+//! not closed, one while it says nothing, and one while it is idle. Each runs once at most, and hears the stop
 //! of the process. `upstream` gives them their work.
 
 use crate::tasks::Tasks;
@@ -42,6 +42,11 @@ impl OriginWatch {
         if !self.is_watching.swap(true, Ordering::AcqRel) {
             self.spawn("idle origin probe", watching);
         }
+    }
+
+    /// Begins `listening`, which probes an origin that says nothing.
+    pub(super) fn listen(&self, listening: impl Future<Output = ()> + Send + 'static) {
+        self.spawn("silent origin probe", listening);
     }
 
     fn spawn(&self, name: &'static str, probing: impl Future<Output = ()> + Send + 'static) {
