@@ -1,9 +1,11 @@
 //! Connects to origins: every address of the name tried, both families raced (the second begins 250
-//! ms after the first), TLS if the URL says so. One deadline holds for all, and each address of a
+//! ms after the first), through a proxy if there is one for it, TLS if the URL says so. One deadline holds for all, and each address of a
 //! family has its share of it. Stateless; used by the pool of a client.
 
 use super::message::BoxError;
+use super::proxy::{ProxyConnector, ProxyRule, TargetForm};
 use super::trust::TlsTrust;
+use crate::config::HttpVersion;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -31,34 +33,52 @@ use simulated::OriginStream;
 /// A connector that establishes each connection within the deadline, or fails.
 #[derive(Debug, Clone)]
 pub(super) struct DeadlineConnector<R = GaiResolver> {
-    inner: HttpsConnector<HttpConnector<R>>,
-    deadline: Duration,
+    inner: HttpsConnector<ProxyConnector<HttpConnector<R>>>,
+    way: ConnectionWay,
+}
+
+/// How connections are made.
+#[derive(Debug, Clone)]
+pub(super) struct ConnectionWay {
+    /// For all of it.
+    pub(super) deadline: Duration,
+    /// The versions of HTTP that are spoken.
+    pub(super) version: HttpVersion,
+    /// The proxies.
+    pub(super) proxies: ProxyRule,
 }
 
 impl DeadlineConnector {
-    pub(super) fn new(trust: &TlsTrust, deadline: Duration) -> Self {
-        Self::resolving(GaiResolver::new(), trust, deadline)
+    pub(super) fn new(trust: &TlsTrust, way: ConnectionWay) -> Self {
+        Self::resolving(GaiResolver::new(), trust, way)
     }
 }
 
 impl<R> DeadlineConnector<R> {
     /// With names resolved by `resolver`.
-    fn resolving(resolver: R, trust: &TlsTrust, deadline: Duration) -> Self {
+    fn resolving(resolver: R, trust: &TlsTrust, way: ConnectionWay) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(30)));
         tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
         tcp.set_keepalive_retries(Some(3));
-        tcp.set_connect_timeout(Some(deadline));
+        tcp.set_connect_timeout(Some(way.deadline));
         tcp.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
-        Self { inner: HttpsConnector::from((tcp, trust.tls())), deadline }
+        let (rule, version) = (way.proxies.clone(), way.version);
+        let hops = ProxyConnector { tcp, rule, version };
+        Self { inner: HttpsConnector::from((hops, trust.tls())), way }
+    }
+
+    /// How requests for `target` name it on the connections that are made for it.
+    pub(super) fn target_form(&self, target: &Uri) -> TargetForm {
+        self.way.proxies.target_form(target, self.way.version)
     }
 }
 
 impl<R> Service<Uri> for DeadlineConnector<R>
 where
-    HttpsConnector<HttpConnector<R>>:
+    HttpsConnector<ProxyConnector<HttpConnector<R>>>:
         Service<Uri, Response = Tcp, Error = BoxError, Future: Send + 'static>,
 {
     type Response = OriginStream;
@@ -75,7 +95,7 @@ where
             return connected;
         }
         let connecting = self.inner.call(target);
-        let deadline = self.deadline;
+        let deadline = self.way.deadline;
         Box::pin(async move {
             let connected = tokio::time::timeout(deadline, connecting).await;
             let connected = connected.unwrap_or_else(|_| {
@@ -172,7 +192,12 @@ mod tests {
     async fn reached(addresses: &[IpAddr], port: u16) -> Result<IpAddr, BoxError> {
         let trust = TlsTrust::load(None, None).unwrap();
         let known = Known(addresses.to_vec());
-        let mut connector = DeadlineConnector::resolving(known, &trust, Duration::from_secs(5));
+        let way = ConnectionWay {
+            deadline: Duration::from_secs(5),
+            version: HttpVersion::Auto,
+            proxies: ProxyRule::default(),
+        };
+        let mut connector = DeadlineConnector::resolving(known, &trust, way);
         let uri = format!("http://origin.test:{port}/").parse().unwrap();
         let mut told = http::Extensions::new();
         connector.call(uri).await?.connected().get_extras(&mut told);

@@ -5,8 +5,9 @@ use super::error::ErrorChain;
 use super::failure::{FailedRequest, RequestFate};
 use super::limits::{AGE_MAX, HEADERS_MAX, READ_BUFFER_BYTES_MAX};
 use super::message::host_field;
+use super::proxy::TargetForm;
 use super::upload::CountedBody;
-use http::header::HOST;
+use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::uri::PathAndQuery;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -21,12 +22,14 @@ pub(super) struct Http1 {
     sender: SendRequest<CountedBody>,
     /// Whether it has answered a request: then the server may close it at any time.
     has_answered: bool,
+    /// How requests name their target.
+    form: TargetForm,
     made: Instant,
 }
 
 impl Http1 {
     /// Takes `stream` into use.
-    pub(super) async fn new<S>(stream: S) -> Result<Self, ErrorChain>
+    pub(super) async fn new<S>(stream: S, form: TargetForm) -> Result<Self, ErrorChain>
     where
         S: Read + Write + Unpin + Send + 'static,
     {
@@ -39,7 +42,7 @@ impl Http1 {
                 tracing::debug!(error = %ErrorChain::of(&error), "connection to an origin ended");
             }
         });
-        Ok(Self { sender, has_answered: false, made: Instant::now() })
+        Ok(Self { sender, has_answered: false, form, made: Instant::now() })
     }
 
     /// Whether it is to take no further request.
@@ -67,7 +70,7 @@ impl Http1 {
         &mut self,
         mut request: Request<CountedBody>,
     ) -> Result<Response<Incoming>, FailedRequest> {
-        address(&mut request);
+        address(&mut request, &self.form);
         let mut failed = match self.sender.try_send_request(request).await {
             Ok(response) => {
                 self.has_answered = true;
@@ -87,11 +90,21 @@ impl Http1 {
     }
 }
 
-/// Puts the target into the form of HTTP/1.1: the host as a field, the path in the request line.
-fn address(request: &mut Request<CountedBody>) {
+/// Puts the target into the form of HTTP/1.1: the host as a field, the path or, for a proxy, the
+/// whole URL in the request line.
+fn address(request: &mut Request<CountedBody>, form: &TargetForm) {
     if let Some(host) = host_field(request.uri()) {
         request.headers_mut().entry(HOST).or_insert(host);
     }
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
+    match form {
+        TargetForm::Path => {
+            let path = request.uri().path_and_query().cloned();
+            *request.uri_mut() = path.unwrap_or(PathAndQuery::from_static("/")).into();
+        }
+        TargetForm::Whole { authorization } => {
+            if let Some(authorization) = authorization {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
+            }
+        }
+    }
 }

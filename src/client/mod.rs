@@ -1,5 +1,5 @@
-//! HTTP clients towards origins: pooled keep-alive connections, TLS, HTTP/1.1 and HTTP/2, and
-//! the deadlines of connecting and of the first byte. One client per origin, made once, as long
+//! HTTP clients towards origins: pooled keep-alive connections, proxies, TLS, HTTP/1.1 and HTTP/2,
+//! and the deadlines of connecting and of the first byte. One client per origin, made once, as long
 //! lived as the configuration; cloning shares the pool; no lock across an await. Called by
 //! `origin` alone.
 //!
@@ -23,6 +23,7 @@ mod http2;
 mod limits;
 mod message;
 mod pool;
+mod proxy;
 pub mod trust;
 mod upload;
 mod verifier;
@@ -30,10 +31,11 @@ mod verifier;
 pub use body::InboundBody;
 pub use error::{ClientError, ErrorChain, FailureShare, UploadError};
 pub use message::{BoxError, OutboundBody, OutboundRequest, host_field, no_body};
+pub use proxy::{ProxyRule, ProxyUse, ProxyVariables};
 pub use trust::{TlsTrust, TrustError, Trusts};
 
 use crate::config::HttpVersion;
-use connector::DeadlineConnector;
+use connector::{ConnectionWay, DeadlineConnector};
 use failure::{FailedRequest, RequestFate};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, response};
@@ -85,9 +87,11 @@ pub struct Inbound {
 
 impl Client {
     /// A client without connections yet; it connects when first used.
-    pub fn new(trust: &TlsTrust, settings: ClientSettings) -> Self {
+    pub fn new(trust: &TlsTrust, settings: ClientSettings, proxies: ProxyRule) -> Self {
         keep_buffers();
-        let connector = DeadlineConnector::new(&trust.speaking(settings.version), settings.connect);
+        let ClientSettings { connect, version, .. } = settings;
+        let way = ConnectionWay { deadline: connect, version, proxies };
+        let connector = DeadlineConnector::new(&trust.speaking(version), way);
         let pool = Pool::new(connector, settings.version, settings.requests_max);
         Self { pool, first_byte: settings.first_byte }
     }

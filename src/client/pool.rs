@@ -195,6 +195,7 @@ impl Pool {
         let uri = Uri::builder().scheme(scheme.clone()).authority(authority.clone());
         let uri = uri.path_and_query("/").build().map_err(|error| ErrorChain::of(&error))?;
         let text = |error: BoxError| ErrorChain::of(&*error);
+        let form = self.connector.target_form(&uri);
         let stream = self.connector.clone().call(uri).await.map_err(text)?;
         let is_http2 = match self.version {
             HttpVersion::Http1 => false,
@@ -206,7 +207,7 @@ impl Pool {
         Ok(if is_http2 {
             PooledConnection::Http2(Http2::new(stream).await?)
         } else {
-            PooledConnection::Http1(Http1::new(stream).await?)
+            PooledConnection::Http1(Http1::new(stream, form).await?)
         })
     }
 

@@ -100,7 +100,8 @@ fn client(trust: &TlsTrust, requests_max: usize) -> Client {
 fn speaking(trust: &TlsTrust, requests_max: usize, version: HttpVersion) -> Client {
     let connect = Duration::from_secs(5);
     let first_byte = Duration::from_secs(15);
-    Client::new(trust, ClientSettings { connect, first_byte, requests_max, version })
+    let settings = ClientSettings { connect, first_byte, requests_max, version };
+    Client::new(trust, settings, ProxyRule::default())
 }
 
 fn get(scheme: &str, host: &str, address: SocketAddr) -> OutboundRequest {

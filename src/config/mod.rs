@@ -18,6 +18,7 @@ mod origins;
 mod overlay;
 mod problem;
 mod process;
+mod proxy;
 mod reference;
 mod scope;
 mod sites;
@@ -33,6 +34,7 @@ pub use lifetimes::{LifetimeRule, LifetimeTerms, Lifetimes};
 pub use model::*;
 pub use overlay::FlagOverrides;
 pub use problem::{ConfigProblem, Problems, SourcePlace};
+pub use proxy::{OriginProxy, ProxyUrl};
 pub use reference::reference;
 
 use problem::ProblemReport;

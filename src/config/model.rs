@@ -5,6 +5,7 @@
 use super::access::{Exposure, Login, OriginTurns};
 use super::caching::Caching;
 use super::lifetimes::Lifetimes;
+use super::proxy::OriginProxy;
 use crate::nix::hash::{base16, sha256};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -275,6 +276,8 @@ pub struct Origin {
     pub http_version: HttpVersion,
     /// PEM file of certificate authorities to trust beside, or instead of, the system's.
     pub ca_file: Option<PathBuf>,
+    /// The proxy that it is asked through.
+    pub proxy: OriginProxy,
     /// What is sent to an HTTP origin to be let in.
     pub login: Login,
     /// Whether that may be sent over plain http.

@@ -81,10 +81,12 @@ pub use s3::Page;
 pub use setup_error::OriginSetupError;
 pub use upload_body::ClientBody;
 
-use crate::client::{Client, ClientSettings, TlsTrust, Trusts};
+use crate::client::{
+    Client, ClientSettings, ProxyRule, ProxyUse, ProxyVariables, TlsTrust, Trusts,
+};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{
-    AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginNecessity, OriginUrl, Site,
+    AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginNecessity, OriginProxy, OriginUrl, Site,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -144,8 +146,15 @@ impl Origins {
         trusts: &mut Trusts,
     ) -> Result<Self, OriginSetupError> {
         let recovery = Arc::<Notify>::default();
-        let mut setup =
-            Setup { site, clock, metrics, tasks, trusts, recovery: Arc::clone(&recovery) };
+        let mut setup = Setup {
+            site,
+            clock,
+            metrics,
+            tasks,
+            trusts,
+            proxies: ProxyVariables::of_process(),
+            recovery: Arc::clone(&recovery),
+        };
         let upstreams = site.origins.iter().enumerate();
         let upstreams = upstreams.map(|(position, origin)| setup.upstream(position, origin));
         Ok(Self { upstreams: upstreams.collect::<Result<Vec<_>, _>>()?.into(), recovery })
@@ -511,6 +520,7 @@ struct Setup<'a> {
     metrics: Metrics,
     tasks: Tasks,
     trusts: &'a mut Trusts,
+    proxies: ProxyVariables,
     recovery: Arc<Notify>,
 }
 
@@ -522,6 +532,7 @@ impl Setup<'_> {
     ) -> Result<Arc<Upstream>, OriginSetupError> {
         let name: Arc<str> = origin.name.as_str().into();
         let meters = self.meters(origin);
+        self.tell_proxy(origin);
         let kind = self.kind(position, origin)?;
         let (probing, probes) = match kind {
             _ if self.site.caching.is_none() => (ProbeTarget::CacheInfo, Probes::Tell),
@@ -565,7 +576,9 @@ impl Setup<'_> {
             OriginUrl::S3(bucket) => {
                 let wire = self.wire(position, origin)?;
                 let trust = self.trust(origin, None)?;
-                let endpoints = KeyEndpoints::new(Client::new(&trust, KEY_ENDPOINT_SETTINGS));
+                let proxies = ProxyRule::of(&origin.proxy, &self.proxies, ProxyUse::KeyEndpoints);
+                let client = Client::new(&trust, KEY_ENDPOINT_SETTINGS, proxies);
+                let endpoints = KeyEndpoints::new(client);
                 OriginKind::S3(Box::new(S3Origin::new(
                     wire,
                     bucket,
@@ -634,7 +647,35 @@ impl Setup<'_> {
             requests_max: origin.connections_max,
             version,
         };
-        Ok(Client::new(&trust, settings))
+        Ok(Client::new(&trust, settings, self.proxy_rule(origin)))
+    }
+
+    fn proxy_rule(&self, origin: &Origin) -> ProxyRule {
+        ProxyRule::of(&origin.proxy, &self.proxies, ProxyUse::Origin)
+    }
+
+    /// Logs which proxy an origin is asked through, and what in the environment names none.
+    fn tell_proxy(&self, origin: &Origin) {
+        let url = match &origin.url {
+            OriginUrl::S3(bucket) => s3::bucket_url(bucket).and_then(|url| url.parse().ok()),
+            OriginUrl::Http(url) => Some(url.clone()),
+            OriginUrl::File(_) => None,
+        };
+        let Some(url) = url else { return };
+        if let Some(proxy) = self.proxy_rule(origin).place(&url) {
+            tracing::info!(origin = origin.name, proxy, "origin is asked through a proxy");
+        }
+        let is_unusable = |scheme: &&str| url.scheme_str() == Some(*scheme);
+        if origin.proxy == OriginProxy::Environment
+            && let Some(scheme) = self.proxies.unusable().into_iter().find(is_unusable)
+        {
+            let name = origin.name.as_str();
+            tracing::warn!(
+                origin = name,
+                scheme,
+                "proxy variable is no http://HOST:PORT, not used"
+            );
+        }
     }
 
     fn trust(

@@ -211,7 +211,7 @@ fn is_of_the_keys(code: &str) -> bool {
 
 /// What stands before a key in its URL; `None` if the endpoint is not `scheme://host[:port]` with
 /// or without a path.
-fn bucket_url(config: &S3) -> Option<String> {
+pub(super) fn bucket_url(config: &S3) -> Option<String> {
     let region = &config.region;
     let amazon = || {
         let suffix = if region.starts_with("cn-") { ".cn" } else { "" };

@@ -7,8 +7,8 @@ use crate::client::Trusts;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::config::{
     AbsenceOf, BreakerSettings, BudgetSettings, CacheInfoOverride, Exposure, HttpVersion,
-    LifetimeTerms, Lifetimes, Login, Origin, OriginNecessity, OriginTimeouts, OriginTurns,
-    OriginUrl, Prices, S3, S3Addressing, S3Credentials, Signatures, Site,
+    LifetimeTerms, Lifetimes, Login, Origin, OriginNecessity, OriginProxy, OriginTimeouts,
+    OriginTurns, OriginUrl, Prices, S3, S3Addressing, S3Credentials, Signatures, Site,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
@@ -176,6 +176,7 @@ pub(super) fn origin(name: &str, url: OriginUrl) -> Origin {
         priority: 0,
         http_version: HttpVersion::Auto,
         ca_file: None,
+        proxy: OriginProxy::None,
         login: Login::None,
         exposure: Exposure::Permitted,
         identity: None,

@@ -234,7 +234,7 @@ async fn the_probe_tells_what_is_wrong_before_a_client_does() {
 
 #[test]
 fn an_endpoint_that_is_none_is_refused() {
-    for endpoint in ["ftp://host", "host:9000", "http://host/prefix", "http://a b"] {
+    for endpoint in ["ftp://host", "host:9000", "http://host/x?y", "http://a b"] {
         let mut bucket = testing::s3_origin(
             SocketAddr::from(([127, 0, 0, 1], 1)),
             crate::config::S3Credentials::Anonymous,

@@ -396,6 +396,22 @@ pub(super) const SETTINGS: &[Setting] = &[
          choose by themselves.",
     ),
     Setting::new(
+        "site.origin.proxy",
+        SettingKind::Text,
+        Fallback::Derived(
+            "the one that http_proxy, https_proxy or all_proxy names, unless no_proxy has the host",
+        ),
+    )
+    .example(r#""none""#)
+    .doc(
+        "The HTTP proxy that this origin and the targets of its redirects are asked through: \
+         \"http://HOST:PORT\", \"http://NAME:PASSWORD@HOST:PORT\", or \"none\". https goes through \
+         CONNECT, with TLS to the origin inside; http in absolute form. Without it the variables \
+         count as curl reads them (http_proxy in small letters only), but never for this machine. \
+         An s3:// origin asks for its keys in the same way, and key endpoints of its machine \
+         directly.",
+    ),
+    Setting::new(
         "site.origin.ca_file",
         SettingKind::Path,
         Fallback::Derived("the system's authorities"),

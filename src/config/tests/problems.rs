@@ -254,6 +254,12 @@ fn what_lets_the_edge_in_fits_the_origin() {
     );
     assert!(with("s3://abc", "source = 'imds'").contains("\"imds\""));
     let beside = |lines: &str| problem(&origin("https://h", lines));
+    for wrong in ["socks5://me:hush@p:1", "p:3128", "hush", "http://me:hush@p"] {
+        let told = beside(&format!("proxy = '{wrong}'"));
+        assert!(told.contains("nor the URL of an HTTP proxy") && !told.contains("hush"), "{told}");
+    }
+    let folder = problem(&origin("file:///srv", "proxy = 'none'"));
+    assert!(folder.contains("over http or https only"), "{folder}");
     assert!(beside("only_for = ['nars']").contains("nor a class of objects; write one of narinfo"));
     assert!(beside("never_for = ['*']").contains("leaves nothing to ask this origin for"));
     assert!(beside("trusted_public_keys = []").contains("has no keys"));

@@ -4,7 +4,7 @@
 use super::super::key_endpoints::{self, KeyEndpoints};
 use super::super::testing::{Act, Scripted, says};
 use super::*;
-use crate::client::{Client, ClientSettings, TlsTrust};
+use crate::client::{Client, ClientSettings, ProxyRule, TlsTrust};
 use crate::clock::ManualClock;
 use crate::config::{HttpVersion, Prices, S3Credentials};
 use crate::metrics::Metrics;
@@ -33,7 +33,8 @@ impl Setting<'_> {
             requests_max: 1,
             version: HttpVersion::Auto,
         };
-        let client = Client::new(&TlsTrust::load(None, None).unwrap(), settings);
+        let client =
+            Client::new(&TlsTrust::load(None, None).unwrap(), settings, ProxyRule::default());
         self.asking(KeyEndpoints::new(client))
     }
 
@@ -331,7 +332,8 @@ async fn a_role_is_taken_on_by_a_web_identity() {
             requests_max: 1,
             version: HttpVersion::Auto,
         };
-        let client = Client::new(&TlsTrust::load(None, None).unwrap(), settings);
+        let client =
+            Client::new(&TlsTrust::load(None, None).unwrap(), settings, ProxyRule::default());
         let endpoints = KeyEndpoints::new(client);
         Rerouted { endpoints, to: server.address, asked: Arc::clone(&asked) }
     };

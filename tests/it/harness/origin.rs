@@ -6,6 +6,7 @@ use crate::faults::fault::Fault;
 use crate::faults::plan::Rule;
 use crate::faults::reply::{Asked, Reply};
 use crate::faults::script::{Conditions, Script, says};
+use crate::faults::secure::Identity;
 use crate::faults::wire::{Door, Server, Source, listen};
 use narthex::clock::Clock;
 use parking_lot::Mutex;
@@ -33,6 +34,7 @@ pub(crate) enum Strikes {
 #[derive(Debug)]
 pub(crate) struct Origin {
     address: SocketAddr,
+    identity: Option<Arc<Identity>>,
     server: Arc<Server<State>>,
     life: Mutex<CancellationToken>,
 }
@@ -40,9 +42,19 @@ pub(crate) struct Origin {
 impl Origin {
     /// An origin that has nothing but `nix-cache-info`.
     pub(crate) async fn start() -> Self {
+        Self::behind(None).await
+    }
+
+    /// The same over TLS.
+    pub(crate) async fn start_secure(identity: Identity) -> Self {
+        Self::behind(Some(Arc::new(identity))).await
+    }
+
+    async fn behind(identity: Option<Arc<Identity>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = Self {
             address: listener.local_addr().unwrap(),
+            identity,
             server: Arc::default(),
             life: Mutex::default(),
         };
@@ -55,12 +67,17 @@ impl Origin {
     fn live(&self, listener: TcpListener) {
         let life = CancellationToken::new();
         *self.life.lock() = life.clone();
-        tokio::spawn(listen(listener, Door::Plain, Arc::clone(&self.server), life));
+        let door = match &self.identity {
+            None => Door::Plain,
+            Some(identity) => Door::Tls(Identity::clone(identity)),
+        };
+        tokio::spawn(listen(listener, door, Arc::clone(&self.server), life));
     }
 
-    /// `http://address`.
+    /// `http://address` or `https://address`.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.identity.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// From now on `target` is answered so.

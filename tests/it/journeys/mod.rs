@@ -30,6 +30,7 @@ mod mixed;
 mod narinfos;
 mod operation;
 mod origins_optional;
+mod origins_proxied;
 mod origins_signatures;
 mod outages;
 mod parts;
