@@ -140,8 +140,8 @@ fn is_of(site: &ServedSite, bucket: &str) -> bool {
         || site.upstream.site.origins.iter().any(|origin| has_origin(&origin.url))
 }
 
-/// The keys of an uploaded object in the cache, one for each prefix that the site has of its bucket;
-/// none if no request can be for it.
+/// The keys of an uploaded object in the cache, one for each prefix that the site has of its
+/// bucket; none if no request can be for it.
 fn uploaded(site: &ServedSite, event: &Event) -> Vec<Key> {
     let Event::Uploaded { bucket, key: name, .. } = event else { return Vec::new() };
     let origins = site.upstream.site.origins.iter();

@@ -1,6 +1,7 @@
 //! Connects to origins: every address of the name tried, both families raced (the second begins 250
-//! ms after the first), through a proxy if there is one for it, TLS if the URL says so. One deadline holds for all, and each address of a
-//! family has its share of it. Stateless; used by the pool of a client.
+//! ms after the first), a proxy if there is one for it, TLS if the URL says so. One deadline holds
+//! for all, and each address of a family has its share of it. Stateless; used by the pool of a
+//! client.
 
 use super::message::BoxError;
 use super::proxy::{ProxyConnector, ProxyRule, TargetForm};

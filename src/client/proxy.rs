@@ -2,8 +2,8 @@
 //! variables of the environment, as curl reads them. Made with the client, then only read.
 //!
 //! A request for an `http://` URL goes to the proxy in absolute form. Every other connection is a
-//! tunnel that the proxy opens on CONNECT, with TLS to the origin inside. The name and password of a
-//! proxy are sent to that proxy alone, and no text has them.
+//! tunnel that the proxy opens on CONNECT, with TLS to the origin inside. The name and password of
+//! a proxy are sent to that proxy alone, and no text has them.
 
 use super::message::BoxError;
 use crate::config::{HttpVersion, OriginProxy};
@@ -57,7 +57,7 @@ impl ProxyVariables {
         }
     }
 
-    /// The schemes whose variable names something that is no proxy for HTTP.
+    /// The schemes with a variable that names no HTTP proxy.
     pub fn unusable(&self) -> Vec<&'static str> {
         let is_unusable = |value: &str, target: &'static str| {
             let matcher = Matcher::builder().all(value).build();
@@ -122,7 +122,7 @@ impl ProxyRule {
         }
     }
 
-    /// Whom a connection for `target` is made to. Only HTTP/1.1 has an absolute form that a proxy
+    /// The peer of a connection for `target`. Only HTTP/1.1 has an absolute form that a proxy
     /// takes.
     fn hop(&self, target: &Uri, version: HttpVersion) -> Hop {
         let is_plain = target.scheme() == Some(&Scheme::HTTP);
@@ -150,7 +150,7 @@ pub(super) enum TargetForm {
     },
 }
 
-/// Whom a connection is made to.
+/// The peer of a connection.
 enum Hop {
     Direct,
     Forward(Proxy),

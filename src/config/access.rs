@@ -1,8 +1,10 @@
-//! How an HTTP origin lets the edge in, and which objects an origin is asked for, as the rest of
-//! the crate sees it. Values only.
+//! How an HTTP origin lets the edge in, the proxy of an origin, and which objects an origin is
+//! asked for, as the rest of the crate sees it. Values only.
 
 use super::caching::PathPattern;
 use crate::nix::Class;
+use http::Uri;
+use std::fmt;
 use std::path::PathBuf;
 
 /// What is sent to an HTTP origin to be let in; the secrets themselves stay in their files.
@@ -92,6 +94,46 @@ impl OriginTurns {
     }
 }
 
+/// Which proxy an origin is asked through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OriginProxy {
+    /// The one that the variables of the environment name for it, if they do.
+    Environment,
+    /// None, whatever the environment says.
+    None,
+    /// This one.
+    Url(ProxyUrl),
+}
+
+/// The URL of an HTTP proxy, with a name and a password if it asks for them; these are in no text
+/// that is printed for debugging.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUrl(String);
+
+impl ProxyUrl {
+    /// `http://[NAME[:PASSWORD]@]HOST:PORT`; none if `text` is anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let uri: Uri = text.parse().ok()?;
+        let authority = uri.authority()?;
+        let is_address = !authority.host().is_empty() && authority.port_u16().is_some();
+        let is_bare = uri.path() == "/" && uri.query().is_none();
+        let is_proxy = uri.scheme_str() == Some("http") && is_address && is_bare;
+        is_proxy.then(|| Self(text.to_owned()))
+    }
+
+    /// The URL, secrets included.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.0.rsplit_once('@').map_or(&*self.0, |(_, place)| place);
+        f.debug_tuple("ProxyUrl").field(&place).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +156,25 @@ mod tests {
             assert_eq!(turns.turn(class, path), turn, "{path}");
         }
         assert_eq!(OriginTurns::default().turn(Class::Log, "/log/a"), AskOrder::Usual);
+    }
+
+    #[test]
+    fn a_proxy_is_asked_over_http_at_a_port() {
+        for good in ["http://p:3128", "http://p:3128/", "http://a:b%40c@[::1]:8"] {
+            assert!(ProxyUrl::parse(good).is_some(), "{good}");
+        }
+        for bad in [
+            "p:3128",
+            "http://p",
+            "https://p:1",
+            "socks5://p:1",
+            "http://p:1/x",
+            "",
+            "http://a b@p:1",
+        ] {
+            assert!(ProxyUrl::parse(bad).is_none(), "{bad}");
+        }
+        let debug = format!("{:?}", ProxyUrl::parse("http://me:hush@p:3128"));
+        assert_eq!(debug, "Some(ProxyUrl(\"p:3128\"))");
     }
 }

@@ -18,7 +18,6 @@ mod origins;
 mod overlay;
 mod problem;
 mod process;
-mod proxy;
 mod reference;
 mod scope;
 mod sites;
@@ -28,13 +27,12 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use access::{AskOrder, Exposure, Login, Objects, OriginTurns};
+pub use access::{AskOrder, Exposure, Login, Objects, OriginProxy, OriginTurns, ProxyUrl};
 pub use caching::{Caching, CachingRule, PathPattern, QueryKept, RequestControl, SetCookie};
 pub use lifetimes::{LifetimeRule, LifetimeTerms, Lifetimes};
 pub use model::*;
 pub use overlay::FlagOverrides;
 pub use problem::{ConfigProblem, Problems, SourcePlace};
-pub use proxy::{OriginProxy, ProxyUrl};
 pub use reference::reference;
 
 use problem::ProblemReport;

@@ -2,10 +2,9 @@
 //! valid. Made by the readers of this module's siblings, never by hand outside tests. Every default
 //! stands in the definitions beside it, not here.
 
-use super::access::{Exposure, Login, OriginTurns};
+use super::access::{Exposure, Login, OriginProxy, OriginTurns};
 use super::caching::Caching;
 use super::lifetimes::Lifetimes;
-use super::proxy::OriginProxy;
 use crate::nix::hash::{base16, sha256};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -287,7 +286,7 @@ pub struct Origin {
     /// The public keys, `name:base64`, one of which must have signed what is a narinfo of this
     /// origin: its own, else those of the site. Checked to parse.
     pub trusted_public_keys: Vec<String>,
-    /// What a narinfo of this origin without a good signature gets; none if that is as for the site.
+    /// What a narinfo of this origin without a good signature gets; none for that of the site.
     pub signatures: Option<Signatures>,
     /// For which paths it is asked, and when.
     pub turns: OriginTurns,

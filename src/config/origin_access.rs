@@ -1,7 +1,7 @@
-//! Reads the credentials of an HTTP origin, its own trusted keys and the objects that it is asked
-//! for. Reports what is wrong with them. Pure; called by `origins`.
+//! Reads the credentials of an HTTP origin, its proxy, its own trusted keys and the objects that it
+//! is asked for. Reports what is wrong with them. Pure; called by `origins`.
 
-use super::access::{Exposure, Login, Objects, OriginTurns};
+use super::access::{Exposure, Login, Objects, OriginProxy, OriginTurns, ProxyUrl};
 use super::caching::PathPattern;
 use super::model::{CertificateFiles, OriginUrl};
 use super::problem::ProblemReport;
@@ -104,6 +104,32 @@ pub(super) fn identity(
         }
     }
     Some(CertificateFiles { certificate: certificate?, key: key? })
+}
+
+/// The proxy of the origin at `url`; what is wrong is told, without the value, which may hold a
+/// password.
+pub(super) fn proxy(
+    scope: &TableValues,
+    url: &OriginUrl,
+    report: &mut ProblemReport,
+) -> OriginProxy {
+    let path = "site.origin.proxy";
+    let Some(text) = scope.text(path) else { return OriginProxy::Environment };
+    if matches!(url, OriginUrl::File(_)) {
+        let message = "belongs to an origin asked over http or https only; leave it out here";
+        report.problem(text.spot.problem(message));
+    }
+    if text.value == "none" {
+        return OriginProxy::None;
+    }
+    let Some(url) = ProxyUrl::parse(&text.value) else {
+        let message = "is neither \"none\" nor the URL of an HTTP proxy; write \
+             \"http://HOST:PORT\", or \"http://NAME:PASSWORD@HOST:PORT\" with each character \
+             percent-encoded that a URL cannot have there";
+        report.problem(text.spot.problem(message));
+        return OriginProxy::Environment;
+    };
+    OriginProxy::Url(url)
 }
 
 /// How an origin is asked.

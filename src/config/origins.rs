@@ -7,7 +7,6 @@ use super::model::{
 use super::origin_access::{self, OriginTransport};
 use super::origin_url::{self, ParsedOriginUrl, S3Url};
 use super::problem::{ProblemReport, Spot};
-use super::proxy;
 use super::scope::TableValues;
 use super::trust;
 use std::collections::BTreeMap;
@@ -101,7 +100,7 @@ fn origin(scope: &TableValues, report: &mut ProblemReport) -> Option<Origin> {
     let http_version = http_version(scope, &url, report);
     let way = if is_tls(&url) { OriginTransport::Tls } else { OriginTransport::Plain };
     Some(Origin {
-        proxy: proxy::proxy(scope, &url, report),
+        proxy: origin_access::proxy(scope, &url, report),
         login: origin_access::login(scope, &url, report),
         exposure: origin_access::exposure(scope),
         identity: origin_access::identity(scope, way, report),

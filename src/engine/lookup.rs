@@ -168,8 +168,8 @@ impl MemoryHit {
 }
 
 /// Whether what is stored proves as much as the site asks for now. A narinfo without a signature
-/// does not serve if signatures are required of its origin. Nor does one with a signature of a key that is no
-/// longer trusted for its origin.
+/// does not serve if signatures are required of its origin. Nor does one with a signature of a key
+/// that is no longer trusted for its origin.
 fn is_trusted(site: &ServedSite, facts: &Facts) -> bool {
     facts.class != Class::Narinfo || site.upstream.trusted.accepts(facts.proof)
 }

@@ -54,7 +54,8 @@ fn reference_without(tables: &[&str], keys: &[&str]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// One source of keys goes with no other, a prefix goes with no absence filter, and a bucket is let in by nothing of an HTTP origin.
+/// One source of keys goes with no other, a prefix goes with no absence filter, and a bucket is let
+/// in by nothing of an HTTP origin.
 const ALONE: [&str; 10] = [
     "prefix = ",
     "bucket = ",

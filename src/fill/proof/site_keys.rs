@@ -58,8 +58,8 @@ impl SiteKeys {
         }
     }
 
-    /// What is required of a narinfo with bytes of the origins at `positions`: what the strictest of
-    /// them requires.
+    /// What is required of a narinfo with bytes of the origins at `positions`: what the strictest
+    /// of them requires.
     pub(in crate::fill) fn signatures(&self, positions: &[usize]) -> Signatures {
         let of = |position: &usize| self.0.get(*position).map(|origin| origin.signatures);
         let rules: Vec<_> = positions.iter().filter_map(of).collect();
