@@ -8,12 +8,16 @@ use quick_xml::events::Event;
 const TEXT_CHARS_MAX: usize = 300;
 
 /// What an S3 service says is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct S3ErrorDocument {
     /// `Code`: `NoSuchKey`, `AccessDenied` and so on.
     pub code: String,
     /// `Message`; empty if there is none.
     pub message: String,
+    /// `Region`: that of the bucket.
+    pub region: Option<String>,
+    /// `Endpoint`: the host to ask instead.
+    pub endpoint: Option<String>,
 }
 
 impl S3ErrorDocument {
@@ -22,18 +26,22 @@ impl S3ErrorDocument {
         let mut reader = Reader::from_reader(document);
         let mut open: Vec<String> = Vec::new();
         let (mut code, mut message) = (String::new(), String::new());
+        let (mut region, mut endpoint) = (String::new(), String::new());
         // `NoSuchBucket` cut short may be `NoSuch`, which would tell of another fault or of none.
-        let mut is_code_whole = false;
+        // Half of a region or a host would name another.
+        let mut whole = Vec::new();
         loop {
             match reader.read_event() {
                 Ok(Event::Start(start)) => open.push(start.local_name().as_ref().to_owned()),
                 Ok(Event::End(_)) => {
-                    is_code_whole |= matches!(field(&open), Some(Field::Code));
+                    whole.extend(field(&open));
                     open.pop();
                 }
                 Ok(Event::Text(text)) => match field(&open) {
                     Some(Field::Code) => keep(&mut code, text.trim()),
                     Some(Field::Message) => keep(&mut message, &text),
+                    Some(Field::Region) => keep(&mut region, text.trim()),
+                    Some(Field::Endpoint) => keep(&mut endpoint, text.trim()),
                     None => {}
                 },
                 Ok(Event::Eof) | Err(_) => break,
@@ -41,14 +49,20 @@ impl S3ErrorDocument {
             }
         }
         let is_code = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '_' || c == '-';
-        let is_sound = is_code_whole && !code.is_empty() && code.chars().all(is_code);
-        is_sound.then_some(Self { code, message })
+        let is_whole = |field| whole.contains(&field);
+        let is_sound = is_whole(Field::Code) && !code.is_empty() && code.chars().all(is_code);
+        let region = Some(region).filter(|_| is_whole(Field::Region));
+        let endpoint = Some(endpoint).filter(|_| is_whole(Field::Endpoint));
+        is_sound.then_some(Self { code, message, region, endpoint })
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     Code,
     Message,
+    Region,
+    Endpoint,
 }
 
 /// Which field the text inside the `open` elements belongs to.
@@ -56,6 +70,8 @@ fn field(open: &[String]) -> Option<Field> {
     match open {
         [root, child] if root == "Error" && child == "Code" => Some(Field::Code),
         [root, child] if root == "Error" && child == "Message" => Some(Field::Message),
+        [root, child] if root == "Error" && child == "Region" => Some(Field::Region),
+        [root, child] if root == "Error" && child == "Endpoint" => Some(Field::Endpoint),
         _ => None,
     }
 }
@@ -103,6 +119,9 @@ mod tests {
         let cut = b"<Error><Code>AccessDenied</Code><Message>Acc";
         assert_eq!(S3ErrorDocument::parse(cut).unwrap().code, "AccessDenied");
         assert_eq!(S3ErrorDocument::parse(b"<Error><Code>NoSuch"), None, "but not a half of it");
+        let cut = b"<Error><Code>PermanentRedirect</Code><Endpoint>h</Endpoint><Region>eu-w";
+        let fault = S3ErrorDocument::parse(cut).unwrap();
+        assert_eq!((fault.region, fault.endpoint.as_deref()), (None, Some("h")));
     }
 
     proptest! {

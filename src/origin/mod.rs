@@ -11,8 +11,8 @@
 //! - The next origin is asked after an absence, unless that is final, and after a failure. A path
 //!   is absent if all origins said so (`order`).
 //! - The outage of an optional origin counts as an absence if no other origin has the object or
-//!   fails. It reaches `fill` as an error of its own, so that a stale object serves as in any outage
-//!   and no tier remembers the 404.
+//!   fails. It reaches `fill` as an error of its own, so that a stale object serves as in any
+//!   outage and no tier remembers the 404.
 //! - A breaker skips an origin after failures in a row. One that took a deadline counts more, since
 //!   each further request would pay for the doubt. An origin skipped by its breaker counts as
 //!   failed, never as absent, so `stale_if_error` holds (`breaker`). Probes are sent by `watch`, so
@@ -106,7 +106,7 @@ use key_endpoints::KeyEndpoints;
 use login::Keeper;
 use meters::{HedgeFate, OriginMeters};
 use pace::OriginPacer;
-use s3::S3Origin;
+use s3::{BucketPlace, S3Origin};
 use silence::{SILENCE_MAX, Silence};
 use slots::Slots;
 use std::collections::VecDeque;
@@ -166,10 +166,11 @@ impl Origins {
     /// An origin that says absent or fails is followed by the next, unless its absence is final.
     /// The answer is absent only if every origin asked said so; if one failed, or was left alone,
     /// and none had the object, the first failure is the result. The outage of an optional origin
-    /// is the result only if no other failed, and as [`FetchError::Optional`]. Each origin is asked at most three
-    /// times, and only before a head has arrived; for a small object a further time, or the next
-    /// origin of the same priority, if the first answer is slow. Those to avoid come last. Dropping
-    /// the future ends the request.
+    /// is the result only if no other failed, and as [`FetchError::Optional`].
+    ///
+    /// Each origin is asked at most three times, and only before a head has arrived; for a small
+    /// object a further time, or the next origin of the same priority, if the first answer is slow.
+    /// Those to avoid come last. Dropping the future ends the request.
     pub async fn fetch(&self, ask: &Ask) -> Result<OriginAnswer<Response>, FetchError> {
         let mut said = OriginAnswers::default();
         let mut left: VecDeque<&Arc<Upstream>> = order::in_order(&self.upstreams, ask).into();
@@ -657,7 +658,9 @@ impl Setup<'_> {
     /// Logs which proxy an origin is asked through, and what in the environment names none.
     fn tell_proxy(&self, origin: &Origin) {
         let url = match &origin.url {
-            OriginUrl::S3(bucket) => s3::bucket_url(bucket).and_then(|url| url.parse().ok()),
+            OriginUrl::S3(bucket) => {
+                BucketPlace::of(bucket).and_then(|place| place.bucket_url.parse().ok())
+            }
             OriginUrl::Http(url) => Some(url.clone()),
             OriginUrl::File(_) => None,
         };

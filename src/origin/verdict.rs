@@ -36,6 +36,8 @@ pub(super) enum AnswerVerdict {
         code: String,
         /// What the service said, or what to look at.
         detail: String,
+        /// The region that signatures should name, if it said so.
+        region: Option<String>,
     },
     /// A status that is neither an object nor absence.
     Status,
@@ -73,10 +75,8 @@ pub(super) fn by_status(dialect: Dialect, status: StatusCode, ask: &Ask) -> Answ
             detail: "the upstream asks for credentials; write what it is to be sent in \
                      [site.origin.credentials]"
                 .to_owned(),
+            region: None,
         },
-        301 | 302 | 307 | 308 if is_s3 => AnswerVerdict::Protocol(format!(
-            "answered {status}: the bucket is in another region, or the endpoint is wrong"
-        )),
         301 | 302 | 303 | 307 | 308 => AnswerVerdict::Redirect,
         _ => AnswerVerdict::Status,
     }
@@ -93,6 +93,10 @@ pub(super) fn by_fault(
     let refused = || AnswerVerdict::Refused {
         code: if code.is_empty() { status.as_str() } else { code }.to_owned(),
         detail: if message.is_empty() { advice(code) } else { message }.to_owned(),
+        // Some services name their region in every error.
+        region: fault
+            .filter(|fault| fault.code == "AuthorizationHeaderMalformed")
+            .and_then(|fault| fault.region.clone()),
     };
     match (dialect, status.as_u16()) {
         (Dialect::S3, _) if is_refusal(code) => refused(),
@@ -193,8 +197,9 @@ mod tests {
     use http::HeaderValue;
 
     fn s3(status: u16, code: &str, message: &str) -> AnswerVerdict {
-        let fault = S3ErrorDocument { code: code.to_owned(), message: message.to_owned() };
-        let fault = (!code.is_empty()).then_some(fault);
+        let (code, message) = (code.to_owned(), message.to_owned());
+        let fault = S3ErrorDocument { code, message, ..S3ErrorDocument::default() };
+        let fault = Some(fault).filter(|fault| !fault.code.is_empty());
         by_fault(Dialect::S3, StatusCode::from_u16(status).unwrap(), fault.as_ref())
     }
 
@@ -226,7 +231,7 @@ mod tests {
             (401, "Unauthorized"),
             (401, ""),
         ] {
-            let AnswerVerdict::Refused { code: got, detail } = s3(status, code, "") else {
+            let AnswerVerdict::Refused { code: got, detail, .. } = s3(status, code, "") else {
                 panic!("{status} {code} is not a refusal");
             };
             assert_eq!(got, if code.is_empty() { "401" } else { code });
@@ -240,7 +245,8 @@ mod tests {
     #[test]
     fn a_plain_upstream_is_absent_on_403_only_with_s3_words() {
         let forbidden = StatusCode::FORBIDDEN;
-        let fault = |code: &str| S3ErrorDocument { code: code.to_owned(), message: String::new() };
+        let fault =
+            |code: &str| S3ErrorDocument { code: code.to_owned(), ..S3ErrorDocument::default() };
         assert_eq!(
             by_fault(Dialect::Plain, forbidden, Some(&fault("AccessDenied"))),
             AnswerVerdict::Absent(Absence::Denied)

@@ -174,7 +174,7 @@ impl Wire {
             AnswerVerdict::NotModified => Ok(OriginReply::NotModified(exchange.heard)),
             AnswerVerdict::Absent(absence) => Ok(OriginReply::Absent(exchange.heard, absence)),
             AnswerVerdict::Changed => Ok(OriginReply::Changed),
-            AnswerVerdict::Refused { code, detail } => {
+            AnswerVerdict::Refused { code, detail, region: _ } => {
                 Err(FetchError::Credentials { origin: Arc::clone(&self.name), code, detail })
             }
             AnswerVerdict::Protocol(detail) => Err(self.protocol(detail)),

@@ -313,7 +313,9 @@ pub(super) const SETTINGS: &[Setting] = &[
             "s3://BUCKET?region=REGION in Nix's form, with endpoint=, profile= and scheme= if \
              needed; https://HOST; http://HOST:PORT (another Narthex too); or file:///FOLDER as \
              nix copy --to file:// writes it. Each of https://, http:// and endpoint= may have a \
-             path that the cache or the service lies below. The flag and the variable replace all sites by one \
+             path that the cache or the service lies below. If a bucket answers that it is in \
+             another region, that region is used until the next start or reload, and logged. The \
+             flag and the variable replace all sites by one \
              default site with this one origin.",
         ),
     Setting::new(

@@ -2,7 +2,7 @@
 //! asked for by the last key before them, so a listing goes on after any failure, and stretches
 //! of the keys can be listed at once. No locks.
 
-use super::{S3Origin, is_of_the_clock};
+use super::{BucketPlace, S3Origin, is_of_the_clock};
 use crate::client::{ErrorChain, FailureShare, OutboundRequest};
 use crate::nix::Class;
 use crate::origin::exchange::{FetchError, FetchReason, Method, RequestPurpose};
@@ -50,15 +50,23 @@ impl S3Origin {
 
     async fn page_with(&self, after: &str, keys: Option<&Keys>) -> Result<Page, FetchError> {
         let purpose = RequestPurpose { class: Class::Other, reason: FetchReason::Miss };
-        let mut exchange = self.wire.send(purpose, self.listing(after, keys)?).await?;
+        let place = self.place();
+        let request = self.listing(&place, after, keys)?;
+        let mut exchange = self.wire.send(purpose, request).await?;
         let status = exchange.status;
+        if status.is_redirection() {
+            let named = self.named_place(Method::Get, &mut exchange).await?;
+            self.learn_region(&place, named.region.as_deref());
+            return Err(self.elsewhere(status, &named));
+        }
         if status != StatusCode::OK {
             let fault = self.wire.fault(&mut exchange).await?;
             return Err(match by_fault(Dialect::S3, status, fault.as_ref()) {
-                AnswerVerdict::Refused { code, detail } => {
+                AnswerVerdict::Refused { code, detail, region } => {
                     if is_of_the_clock(&code) {
                         self.correct_clock(&exchange.heard);
                     }
+                    self.learn_region(&place, region.as_deref());
                     FetchError::Credentials { origin: Arc::clone(&self.wire.name), code, detail }
                 }
                 AnswerVerdict::Absent(_) => FetchError::Credentials {
@@ -108,18 +116,23 @@ impl S3Origin {
         }
     }
 
-    fn listing(&self, after: &str, keys: Option<&Keys>) -> Result<OutboundRequest, FetchError> {
-        let slash = if self.bucket_url.rsplit("//").next().is_some_and(|rest| rest.contains('/')) {
+    fn listing(
+        &self,
+        place: &BucketPlace,
+        after: &str,
+        keys: Option<&Keys>,
+    ) -> Result<OutboundRequest, FetchError> {
+        let slash = if place.bucket_url.rsplit("//").next().is_some_and(|rest| rest.contains('/')) {
             ""
         } else {
             "/"
         };
-        let mut text = format!("{}{slash}?encoding-type=url&list-type=2", self.bucket_url);
+        let mut text = format!("{}{slash}?encoding-type=url&list-type=2", place.bucket_url);
         if !after.is_empty() {
             // A query, unlike a path, has its slashes encoded for the signature.
             text = format!("{text}&start-after={}", encode_path(after).replace('/', "%2F"));
         }
-        self.signed(Method::Get, &text, HeaderMap::new(), keys)
+        self.signed(Method::Get, &text, HeaderMap::new(), place, keys)
     }
 }
 

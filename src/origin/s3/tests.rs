@@ -288,29 +288,3 @@ async fn a_heads_404_is_believed_once_the_bucket_was_seen() {
     assert_eq!(word(&origins.fetch(&head("/gone")).await), "absent");
     assert_eq!(server.asked(), 3);
 }
-
-#[test]
-fn buckets_are_addressed_both_ways() {
-    let config = |endpoint: Option<&str>, region: &str, addressing| crate::config::S3 {
-        bucket: "nix-cache".to_owned(),
-        region: region.to_owned(),
-        endpoint: endpoint.map(str::to_owned),
-        prefix: String::new(),
-        addressing,
-        requester_pays: false,
-        credentials: S3Credentials::Anonymous,
-    };
-    let (path, host) = (S3Addressing::Path, S3Addressing::VirtualHost);
-    for (endpoint, region, addressing, expected) in [
-        (None, "us-east-1", path, "https://s3.us-east-1.amazonaws.com/nix-cache"),
-        (None, "us-east-1", host, "https://nix-cache.s3.us-east-1.amazonaws.com"),
-        (None, "cn-north-1", host, "https://nix-cache.s3.cn-north-1.amazonaws.com.cn"),
-        (Some("http://127.0.0.1:3900"), "garage", path, "http://127.0.0.1:3900/nix-cache"),
-        (Some("http://[::1]:3900/"), "r", path, "http://[::1]:3900/nix-cache"),
-        (Some("https://s3.example"), "r", host, "https://nix-cache.s3.example"),
-        (Some("https://h/s3/api"), "r", path, "https://h/s3/api/nix-cache"),
-        (Some("https://h/s3/api/"), "r", host, "https://nix-cache.h/s3/api"),
-    ] {
-        assert_eq!(bucket_url(&config(endpoint, region, addressing)).as_deref(), Some(expected));
-    }
-}

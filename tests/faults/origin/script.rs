@@ -88,7 +88,12 @@ impl Script {
 
     /// `status` with the error document of S3.
     pub(crate) fn fault(status: u16, code: &str) -> Self {
-        let body = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+        Self::fault_with(status, code, "")
+    }
+
+    /// The same with further elements in the document.
+    pub(crate) fn fault_with(status: u16, code: &str, more: &str) -> Self {
+        let body = format!("<Error><Code>{code}</Code><Message>no</Message>{more}</Error>");
         Self { status, ..says(body) }.field("content-type", "application/xml")
     }
 

@@ -4,6 +4,7 @@
 mod absence;
 mod absence_filter;
 mod breaks;
+mod bucket_regions;
 mod caching_keys;
 mod contents;
 mod damage;
