@@ -23,6 +23,7 @@ use super::request::{FillRequest, FillStart, OriginChoice, OriginQuestion};
 use super::resources::{Resources, RunningCount};
 use super::resumable_body::ResumableBody;
 use super::rules::{AdmittedAnswer, BodyRemains, Keep, UnstoredBody, unstored_head};
+use super::small_body::SmallBody;
 use crate::cache::{
     CachedObject, ClaimOf, FenceEpoch, PublishError, Purging, SMALL_BYTES_MAX, Scope,
 };
@@ -406,7 +407,9 @@ impl Fill<'_> {
             }
             collected.extend_from_slice(&piece);
         }
-        let collected = collected.freeze();
+        let arrived = SmallBody { bytes: collected.freeze(), coding };
+        let arrived = arrived.decoded(&self.resources.tasks, &mut meta).await?;
+        let SmallBody { bytes: collected, coding } = arrived;
         let is_provable = expected.is_provable(body.total());
         let judged = self.judge(&meta, expected, body_origins, &collected, coding);
         let (proof, claim) = judged.map_err(|rejection| rejected(&meta, rejection))?;

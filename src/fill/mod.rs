@@ -31,6 +31,7 @@
 //! - Ranges of what is not stored whole are fetched and kept chunk by chunk (`ranges`).
 //! - A key with wrong bodies is refused for a second, then for twice as long each time
 //!   (`proof::rejected_bodies`). A right body and a purge end that.
+//! - A narinfo under a content coding is stored and served plain (`small_body`).
 //! - A narinfo is checked with the keys of its origin before it is stored, and keeps the mark of
 //!   origin and key (`proof::site_keys`).
 
@@ -58,6 +59,7 @@ mod resumable_body;
 mod resume_deadline;
 mod rules;
 mod site_origins;
+mod small_body;
 
 pub use crate::origin::Asker;
 pub use error::{FillError, JoinError, Rejection};

@@ -5,6 +5,7 @@ mod absence;
 mod absence_filter;
 mod breaks;
 mod caching_keys;
+mod coded;
 mod damage;
 mod disks;
 mod fault_table;
