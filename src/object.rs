@@ -223,6 +223,8 @@ pub enum Proof {
     /// A narinfo with a signature by a key that was trusted for the origin it came from; the mark
     /// tells both.
     SignedBy(u32),
+    /// A narinfo with a store path that follows from its content address.
+    ContentAddress,
 }
 
 /// A stored response head, and what is known of its body.

@@ -225,6 +225,12 @@ pub enum Rejection {
         /// What is wrong.
         detail: String,
     },
+    /// Its store path does not follow from its content address, and no trusted key has signed it.
+    #[error("has neither a good signature nor the path of its content address: {detail}")]
+    ContentAddress {
+        /// What is wrong.
+        detail: String,
+    },
     /// No trusted key has signed it.
     #[error("carries no good signature by a trusted key: {detail}")]
     Signature {
@@ -246,6 +252,7 @@ impl Rejection {
             Self::FileHash { .. } => "file_hash",
             Self::Narinfo { .. } => "narinfo",
             Self::CacheInfo { .. } => "cache_info",
+            Self::ContentAddress { .. } => "content_address",
             Self::Signature { .. } => "signature",
         }
     }
@@ -262,6 +269,9 @@ impl Rejection {
             Self::Head { detail } => ("a usable head".to_owned(), detail.clone()),
             Self::Narinfo { detail } => ("the narinfo asked for".to_owned(), detail.clone()),
             Self::CacheInfo { detail } => ("a nix-cache-info".to_owned(), detail.clone()),
+            Self::ContentAddress { detail } => {
+                ("the store path of its contents".to_owned(), detail.clone())
+            }
             Self::Signature { detail } => ("a trusted signature".to_owned(), detail.clone()),
         }
     }
@@ -280,6 +290,7 @@ impl Rejection {
             | Self::TooLarge { .. }
             | Self::FileSize { .. }
             | Self::FileHash { .. }
+            | Self::ContentAddress { .. }
             | Self::Signature { .. } => true,
         }
     }

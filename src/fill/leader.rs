@@ -413,7 +413,7 @@ impl Fill<'_> {
         let is_provable = expected.is_provable(body.total());
         let judged = self.judge(&meta, expected, body_origins, &collected, coding);
         let (proof, claim) = judged.map_err(|rejection| rejected(&meta, rejection))?;
-        let is_whole = is_provable || matches!(proof, Proof::SignedBy(_));
+        let is_whole = is_provable || matches!(proof, Proof::SignedBy(_) | Proof::ContentAddress);
         meta.proof = proof;
         better_lifetime(&mut meta);
         if keep == Keep::IfVerified && is_whole {

@@ -113,6 +113,7 @@ pub(super) const REJECTION: Label = own(
         ("file_hash", "not the `FileHash` of the narinfo"),
         ("narinfo", "not a narinfo, or one of another path"),
         ("cache_info", "not a `nix-cache-info`"),
+        ("content_address", "a narinfo with a path that its content address does not lead to"),
         ("signature", "no signature by a trusted key"),
     ],
 );

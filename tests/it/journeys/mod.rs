@@ -6,6 +6,7 @@ mod absence_filter;
 mod breaks;
 mod caching_keys;
 mod coded;
+mod content_addressed;
 mod damage;
 mod disks;
 mod fault_table;
