@@ -395,6 +395,7 @@ impl Fill<'_> {
     /// A body that no reader sees before all of it is here and checked.
     async fn whole(&self, begun: BegunBody<'_>) -> Result<&'static str, FillError> {
         let BegunBody { coding, keep, expected, body_origins, .. } = begun;
+        let origin = begun.response.origin;
         let (mut meta, mut body) = self.resumable(begun);
         let mut collected = BytesMut::new();
         let readers = &self.flight.readers;
@@ -409,6 +410,7 @@ impl Fill<'_> {
         }
         let arrived = SmallBody { bytes: collected.freeze(), coding };
         let arrived = arrived.decoded(&self.resources.tasks, &mut meta).await?;
+        let arrived = arrived.with_own_url(&self.request.upstream, origin, &mut meta);
         let SmallBody { bytes: collected, coding } = arrived;
         let is_provable = expected.is_provable(body.total());
         let judged = self.judge(&meta, expected, body_origins, &collected, coding);

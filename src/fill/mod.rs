@@ -31,7 +31,8 @@
 //! - Ranges of what is not stored whole are fetched and kept chunk by chunk (`ranges`).
 //! - A key with wrong bodies is refused for a second, then for twice as long each time
 //!   (`proof::rejected_bodies`). A right body and a purge end that.
-//! - A narinfo under a content coding is stored and served plain (`small_body`).
+//! - A narinfo under a content coding, or with a `URL` that spells out its host, is stored and
+//!   served plain, with a relative `URL` (`small_body`).
 //! - A narinfo is checked with the keys of its origin before it is stored, and keeps the mark of
 //!   origin and key (`proof::site_keys`).
 

@@ -1,9 +1,14 @@
 //! What a small body of a binary cache becomes before it is judged. A narinfo, or a
 //! `nix-cache-info`, is taken out of its content coding, so that it is read, proven and served
-//! plain; a coding that is not known stays. Called by the leader of a fill.
+//! plain; a coding that is not known stays. A narinfo that spells out the host of its cache gets a
+//! relative `URL`, so that clients fetch its NAR through this cache. Called by the leader of a
+//! fill.
 
 use super::error::{FillError, Rejection};
+use super::site_origins::SiteOrigins;
+use crate::config::OriginUrl;
 use crate::nix::Class;
+use crate::nix::nar_url::{self, CachePlace};
 use crate::nix::narinfo::NARINFO_BYTES_MAX;
 use crate::object::Meta;
 use crate::policy;
@@ -43,6 +48,38 @@ impl SmallBody {
         policy::describe_changed(&mut meta.headers);
         Ok(Self { bytes: plain.into(), coding: Coding::Identity })
     }
+
+    /// A narinfo from the origin at `position`, with the path of its NAR in this cache if its `URL`
+    /// leads to that origin or to the site itself. Then `meta` describes the bytes that it has now.
+    pub(super) fn with_own_url(
+        self,
+        upstream: &SiteOrigins,
+        position: usize,
+        meta: &mut Meta,
+    ) -> Self {
+        if meta.class != Class::Narinfo || self.coding == Coding::Encoded {
+            return self;
+        }
+        let Some(replaced) = nar_url::with_own_url(&self.bytes, &places(upstream, position)) else {
+            return self;
+        };
+        policy::describe_changed(&mut meta.headers);
+        Self { bytes: replaced.into(), ..self }
+    }
+}
+
+/// The places that serve what the origin at `position` has.
+fn places(upstream: &SiteOrigins, position: usize) -> Vec<CachePlace<'_>> {
+    let site = &upstream.site;
+    let own = site.hosts.iter().map(|host| CachePlace { authority: host, prefix: "" });
+    let origin = site.origins.get(position).and_then(|origin| match &origin.url {
+        OriginUrl::Http(url) => {
+            let prefix = url.path().trim_end_matches('/');
+            Some(CachePlace { authority: url.authority()?.as_str(), prefix })
+        }
+        OriginUrl::S3(_) | OriginUrl::File(_) => None,
+    });
+    own.chain(origin).collect()
 }
 
 fn rejection(class: Class, error: &DecodeError) -> Rejection {

@@ -7,6 +7,7 @@ pub mod class;
 pub mod content_address;
 pub mod hash;
 pub mod nar;
+pub mod nar_url;
 pub mod narinfo;
 pub mod signature;
 pub mod store_path;

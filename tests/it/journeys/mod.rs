@@ -31,6 +31,7 @@ mod mixed;
 mod narinfos;
 mod operation;
 mod outages;
+mod own_urls;
 mod parts;
 mod parts_model;
 mod passing;
