@@ -10,6 +10,7 @@
 
 use super::body_origins::BodyOrigins;
 use super::checked_body::CheckedBody;
+use super::doubt::doubt_narinfo;
 use super::error::{FillError, JoinError, Rejection};
 use super::fetched_body::{BodyCheck, FetchedBody};
 use super::flight::{EndOnDrop, FillOutcome, Flight, FlightReader, Provenance};
@@ -224,7 +225,10 @@ impl Fill<'_> {
         body_origins: &BodyOrigins,
     ) -> Result<&'static str, FillError> {
         let mut question = self.request.question(choice);
-        let conditions = stale.as_ref().and_then(|it| revalidation::conditions(&it.meta()));
+        let known = stale.as_ref().map(CachedObject::meta);
+        // An origin that is avoided confirms nothing: another body than its own is looked for.
+        let known = known.filter(|meta| !self.is_avoided(meta, &question.choice));
+        let conditions = known.and_then(|meta| revalidation::conditions(&meta));
         question.conditions = conditions.unwrap_or_default();
         let mut answer = self.fetch(&question).await?;
         if let OriginAnswer::NotModified { headers, request_time, response_time, .. } = &answer
@@ -252,6 +256,8 @@ impl Fill<'_> {
                 let (meta, keep) = self.request.absence(&headers, origin, times);
                 let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
                 let meta = self.resources.absent(self.flight.ticket, meta, keep).await;
+                let (key, class) = (&self.request.key, self.request.class());
+                doubt_narinfo(self.resources, &self.request.upstream, key, class).await;
                 self.flight.announce(FillOutcome::Absent(meta));
                 Ok("absent")
             }
@@ -267,6 +273,13 @@ impl Fill<'_> {
     async fn fetch(&self, question: &OriginQuestion) -> Result<OriginAnswer<Response>, FillError> {
         let fetching = self.request.fetch(question);
         Ok(self.flight.readers.while_open(fetching).await??)
+    }
+
+    /// Whether what is stored came from an origin that is asked after the others.
+    fn is_avoided(&self, meta: &Meta, choice: &OriginChoice) -> bool {
+        let names =
+            choice.avoid.iter().map(|position| self.request.upstream.origins.name(*position));
+        names.into_iter().any(|name| name == meta.origin)
     }
 
     /// Whether what is stored takes the place of an answer of `status`.

@@ -33,11 +33,13 @@
 //!   (`proof::rejected_bodies`). A right body and a purge end that.
 //! - A narinfo under a content coding, or with a `URL` that spells out its host, is stored and
 //!   served plain, with a relative `URL` (`small_body`).
+//! - A narinfo that names an absent NAR becomes stale (`doubt`).
 //! - A narinfo is checked with the keys of its origin before it is stored, and keeps the mark of
 //!   origin and key (`proof::site_keys`).
 
 mod body_origins;
 mod checked_body;
+mod doubt;
 mod error;
 mod fetched_body;
 mod fills;

@@ -8,6 +8,7 @@ mod caching_keys;
 mod coded;
 mod content_addressed;
 mod damage;
+mod deleted_nars;
 mod disks;
 mod fault_table;
 mod faults;
