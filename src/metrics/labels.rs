@@ -197,6 +197,7 @@ pub(super) const CONNECTION_REFUSAL: Label = own(
         ("request_head", "too slow"),
         ("write_stall", "the client took no byte for too long"),
         ("abandoned_requests", "too many requests were reset"),
+        ("control_frames", "too many PING, SETTINGS or other frames of HTTP/2"),
         ("drain", "cut at the end of the drain"),
     ],
 );
