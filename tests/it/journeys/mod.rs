@@ -7,6 +7,7 @@ mod breaks;
 mod caching_keys;
 mod coded;
 mod content_addressed;
+mod control_floods;
 mod damage;
 mod deleted_nars;
 mod disks;
