@@ -228,6 +228,8 @@ pub enum Proof {
     SignedBy(u32),
     /// A narinfo that parses, from the origin with this mark, which was not required to sign.
     ParsedFrom(u32),
+    /// A narinfo with a store path that follows from its content address.
+    ContentAddress,
 }
 
 /// A stored response head, and what is known of its body.

@@ -43,6 +43,18 @@ impl Cache {
         Ok(Some(heated.map_or(claim, |held| held.claim)))
     }
 
+    /// The key of the narinfo that is known to claim the NAR `nar`, and its claim. None if that is
+    /// not known for certain.
+    pub async fn claimant(&self, nar: &Key) -> Option<(Key, NarClaim)> {
+        // What a disk tells is held in memory from then on.
+        let claim = self.claim(nar).await.ok()??;
+        let narinfo = match self.memory.claim(nar)?.by {
+            Claimant::Hot(narinfo) => narinfo,
+            Claimant::Stored(hash) => self.store.as_ref()?.key_of(hash).await?,
+        };
+        Some((narinfo, claim))
+    }
+
     /// What is held in memory of what a narinfo said of the NAR `key`, be it purged or not. Never
     /// waits.
     pub fn held_claim(&self, key: &Key) -> Option<NarClaim> {

@@ -1,11 +1,12 @@
 //! Finds out what a request asks for: a canonical path, a class and a key.
 
 use super::site::ServedSite;
-use crate::cache::{Cache, ClaimUnknown};
+use crate::cache::{Cache, ClaimUnknown, Hit};
+use crate::config::{Origin, OriginUrl};
 use crate::fill::{Asker, FillRequest, ObjectForm, RequestForm};
 use crate::filter::FilterVerdict;
 use crate::nix::Class;
-use crate::nix::class::classify;
+use crate::nix::class::{classify, file_hash_of};
 use crate::object::Key;
 use crate::policy::request::{OriginUse, ReadMethod, RequestRefusal};
 use crate::rfc::CdnLoop;
@@ -13,6 +14,9 @@ use crate::rfc::path::{PlainPath, canonicalise};
 use http::Uri;
 use std::borrow::Cow;
 use std::sync::Arc;
+
+/// The longest query that is sent to an origin although no known narinfo names it.
+const QUERY_BYTES_MAX: usize = 1_024;
 
 /// What a request asks for.
 #[derive(Debug, Clone)]
@@ -127,7 +131,8 @@ impl RoutedRequest {
 ///
 /// A query is dropped, and a path outside the grammar of a binary cache is refused, unless a known
 /// narinfo names exactly that URL: URLs of NARs are opaque. If a disk that may hold that narinfo
-/// does not answer, the request is refused as undecided.
+/// does not answer, the request is refused as undecided. A client may know a narinfo that is not
+/// stored here: see [`may_need_query`].
 pub(super) async fn of(
     uri: &Uri,
     site: &ServedSite,
@@ -144,6 +149,13 @@ pub(super) async fn of(
         if is_named(&key, cache).await? {
             return Ok(ObjectTarget { key, path, query: Some(query.into()), class: Class::Nar });
         }
+        let bare = Key::new(site.key_space(), &path, None);
+        if may_need_query(site, &path, query, class)
+            && !is_named(&bare, cache).await?
+            && !is_stored(&bare, cache).await
+        {
+            return Ok(ObjectTarget { key, path, query: Some(query.into()), class: Class::Nar });
+        }
     }
     match class {
         Some(class) => Ok(ObjectTarget { key, path, query: None, class }),
@@ -151,6 +163,29 @@ pub(super) async fn of(
             Ok(ObjectTarget { key, path, query: None, class: Class::Nar })
         }
         None => Err(RequestRefusal::OutsideCache),
+    }
+}
+
+/// Whether the origins may need the query of a NAR although no known narinfo names it.
+///
+/// A NAR with a name that proves it is the same under every query, so the query is dropped. A
+/// bucket takes a query for a command. What is stored or named without a query is served without
+/// it, so no query leads past it.
+fn may_need_query(site: &ServedSite, path: &str, query: &str, class: Option<Class>) -> bool {
+    let is_plain = query.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_http = |origin: &Origin| matches!(origin.url, OriginUrl::Http(_));
+    class == Some(Class::Nar)
+        && is_plain
+        && (1..=QUERY_BYTES_MAX).contains(&query.len())
+        && file_hash_of(path).is_none()
+        && site.upstream.site.origins.iter().all(is_http)
+}
+
+/// Whether the object itself is stored.
+async fn is_stored(key: &Key, cache: &Cache) -> bool {
+    match cache.lookup(key).await {
+        Some(Hit::Memory(_) | Hit::Disk(_)) => true,
+        Some(Hit::Absent(_)) | None => false,
     }
 }
 

@@ -244,6 +244,12 @@ pub enum Rejection {
         /// What is wrong.
         detail: String,
     },
+    /// Its store path does not follow from its content address, and no trusted key has signed it.
+    #[error("has neither a good signature nor the path of its content address: {detail}")]
+    ContentAddress {
+        /// What is wrong.
+        detail: String,
+    },
     /// No trusted key has signed it.
     #[error("carries no good signature by a trusted key: {detail}")]
     Signature {
@@ -266,6 +272,7 @@ impl Rejection {
             Self::Contents { .. } => "nar_hash",
             Self::Narinfo { .. } => "narinfo",
             Self::CacheInfo { .. } => "cache_info",
+            Self::ContentAddress { .. } => "content_address",
             Self::Signature { .. } => "signature",
         }
     }
@@ -283,6 +290,9 @@ impl Rejection {
             Self::Head { detail } => ("a usable head".to_owned(), detail.clone()),
             Self::Narinfo { detail } => ("the narinfo asked for".to_owned(), detail.clone()),
             Self::CacheInfo { detail } => ("a nix-cache-info".to_owned(), detail.clone()),
+            Self::ContentAddress { detail } => {
+                ("the store path of its contents".to_owned(), detail.clone())
+            }
             Self::Signature { detail } => ("a trusted signature".to_owned(), detail.clone()),
         }
     }
@@ -302,6 +312,7 @@ impl Rejection {
             | Self::FileSize { .. }
             | Self::FileHash { .. }
             | Self::Contents { .. }
+            | Self::ContentAddress { .. }
             | Self::Signature { .. } => true,
         }
     }

@@ -2,6 +2,7 @@
 //! gets its answer. An absence is remembered as that of a fill is; nothing else is stored. Called
 //! through `Fills`, and for ranges that need the object's length first.
 
+use super::doubt::doubt_narinfo;
 use super::error::{FillError, JoinError};
 use super::flight::{FillOutcome, FlightReader};
 use super::registry::{FillEpoch, FillRole, JoinRequest, LeadGuard, Registry};
@@ -41,7 +42,9 @@ async fn ask(landing: &LeadGuard, request: &FillRequest) -> Result<FillOutcome, 
         OriginAnswer::Absent { headers, origin, request_time, response_time } => {
             let times = Times { request: request_time, response: response_time };
             let (meta, keep) = request.absence(&headers, origin, times);
-            Ok(FillOutcome::Absent(resources.absent(landing.flight.ticket, meta, keep).await))
+            let absent = resources.absent(landing.flight.ticket, meta, keep).await;
+            doubt_narinfo(resources, &request.upstream, &request.key, request.class()).await;
+            Ok(FillOutcome::Absent(absent))
         }
         OriginAnswer::NotModified { origin, .. } => {
             Err(unasked(request.upstream.origins.name(origin), "304"))

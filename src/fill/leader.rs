@@ -11,6 +11,7 @@
 use super::body_origins::BodyOrigins;
 use super::checked_body::CheckedBody;
 use super::contents_check::ContentsCheck;
+use super::doubt::doubt_narinfo;
 use super::error::{FillError, JoinError, Rejection};
 use super::fetched_body::{BodyCheck, FetchedBody};
 use super::flight::{EndOnDrop, FillOutcome, Flight, FlightReader, Provenance};
@@ -24,6 +25,7 @@ use super::request::{FillRequest, FillStart, OriginChoice, OriginQuestion};
 use super::resources::{Resources, RunningCount};
 use super::resumable_body::ResumableBody;
 use super::rules::{AdmittedAnswer, BodyRemains, Keep, UnstoredBody, unstored_head};
+use super::small_body::SmallBody;
 use crate::cache::{
     CachedObject, ClaimOf, FenceEpoch, PublishError, Purging, SMALL_BYTES_MAX, Scope,
 };
@@ -235,7 +237,10 @@ impl Fill<'_> {
         body_origins: &BodyOrigins,
     ) -> Result<&'static str, FillError> {
         let mut question = self.request.question(choice);
-        let conditions = stale.as_ref().and_then(|it| revalidation::conditions(&it.meta()));
+        let known = stale.as_ref().map(CachedObject::meta);
+        // An origin that is avoided confirms nothing: another body than its own is looked for.
+        let known = known.filter(|meta| !self.is_avoided(meta, &question.choice));
+        let conditions = known.and_then(|meta| revalidation::conditions(&meta));
         question.conditions = conditions.unwrap_or_default();
         let mut answer = self.fetch(&question).await?;
         if let OriginAnswer::NotModified { headers, request_time, response_time, .. } = &answer
@@ -263,6 +268,8 @@ impl Fill<'_> {
                 let (meta, keep) = self.request.absence(&headers, origin, times);
                 let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
                 let meta = self.resources.absent(self.flight.ticket, meta, keep).await;
+                let (key, class) = (&self.request.key, self.request.class());
+                doubt_narinfo(self.resources, &self.request.upstream, key, class).await;
                 self.flight.announce(FillOutcome::Absent(meta));
                 Ok("absent")
             }
@@ -278,6 +285,13 @@ impl Fill<'_> {
     async fn fetch(&self, question: &OriginQuestion) -> Result<OriginAnswer<Response>, FillError> {
         let fetching = self.request.fetch(question);
         Ok(self.flight.readers.while_open(fetching).await??)
+    }
+
+    /// Whether what is stored came from an origin that is asked after the others.
+    fn is_avoided(&self, meta: &Meta, choice: &OriginChoice) -> bool {
+        let names =
+            choice.avoid.iter().map(|position| self.request.upstream.origins.name(*position));
+        names.into_iter().any(|name| name == meta.origin)
     }
 
     /// Whether what is stored takes the place of an answer of `status`.
@@ -422,6 +436,7 @@ impl Fill<'_> {
     /// A body that no reader sees before all of it is here and checked.
     async fn whole(&self, begun: BegunBody<'_>) -> Result<&'static str, FillError> {
         let BegunBody { coding, keep, expected, body_origins, .. } = begun;
+        let origin = begun.response.origin;
         let (mut meta, mut body) = self.resumable(begun);
         let mut collected = BytesMut::new();
         let readers = &self.flight.readers;
@@ -434,7 +449,10 @@ impl Fill<'_> {
             }
             collected.extend_from_slice(&piece);
         }
-        let collected = collected.freeze();
+        let arrived = SmallBody { bytes: collected.freeze(), coding };
+        let arrived = arrived.decoded(&self.resources.tasks, &mut meta).await?;
+        let arrived = arrived.with_own_url(&self.request.upstream, origin, &mut meta);
+        let SmallBody { bytes: collected, coding } = arrived;
         let is_provable = expected.is_provable(body.total());
         let contents = match expected.contents {
             Some(contents) if !expected.is_file(Sha256::of(&collected)) => {
@@ -445,7 +463,8 @@ impl Fill<'_> {
         let is_unreadable = contents == Some(NarVerdict::Unreadable);
         let judged = self.judge(&meta, expected, body_origins, &collected, coding, contents);
         let (proof, claim) = judged.map_err(|rejection| rejected(&meta, rejection))?;
-        let is_whole = (is_provable && !is_unreadable) || matches!(proof, Proof::SignedBy(_));
+        let is_signed = matches!(proof, Proof::SignedBy(_) | Proof::ContentAddress);
+        let is_whole = (is_provable && !is_unreadable) || is_signed;
         meta.proof = proof;
         better_lifetime(&mut meta);
         if keep == Keep::IfVerified && is_whole {

@@ -31,12 +31,16 @@
 //! - Ranges of what is not stored whole are fetched and kept chunk by chunk (`ranges`).
 //! - A key with wrong bodies is refused for a second, then for twice as long each time
 //!   (`proof::rejected_bodies`). A right body and a purge end that.
+//! - A narinfo under a content coding, or with a `URL` that spells out its host, is stored and
+//!   served plain, with a relative `URL` (`small_body`).
+//! - A narinfo that names an absent NAR becomes stale (`doubt`).
 //! - A narinfo is checked with the keys of its origin before it is stored, and keeps the mark of
 //!   origin and key (`proof::site_keys`).
 
 mod body_origins;
 mod checked_body;
 mod contents_check;
+mod doubt;
 mod error;
 mod fetched_body;
 mod fills;
@@ -59,6 +63,7 @@ mod resumable_body;
 mod resume_deadline;
 mod rules;
 mod site_origins;
+mod small_body;
 
 pub use crate::origin::Asker;
 pub use error::{FillError, JoinError, Rejection};

@@ -390,6 +390,10 @@ where
                     self.state.handler.unreadable(status, connection);
                 }
             }
+            ConnectionEnd::Fault(fault @ ConnectionFault::ControlFrames) => {
+                tracing::info!(peer = %self.peer, "client floods frames of control");
+                self.state.refused(fault.as_str());
+            }
             ConnectionEnd::Fault(fault) => {
                 tracing::debug!(?fault, peer = %self.peer, "connection ended");
                 self.state.refused(fault.as_str());

@@ -8,6 +8,7 @@
 //! TLS makes no difference: a client that has sent only `close_notify` is still there. Over HTTP/2,
 //! the end of a client's side ends the connection as soon as it is read.
 
+use super::control_frames::ControlFrames;
 use super::progress::{ClientProgress, look_after};
 use crate::sync::Mutex;
 use std::os::fd::RawFd;
@@ -57,6 +58,8 @@ pub(super) enum ConnectionFault {
     WriteStall,
     /// The client abandoned too many requests.
     Abandoned,
+    /// The client sent too many frames of control.
+    ControlFrames,
     /// The client left while its answer was waited for.
     Gone,
 }
@@ -69,6 +72,7 @@ impl ConnectionFault {
             Self::RequestHead => "request_head",
             Self::WriteStall => "write_stall",
             Self::Abandoned => "abandoned_requests",
+            Self::ControlFrames => "control_frames",
             Self::Gone => "gone",
         }
     }
@@ -152,6 +156,8 @@ struct ConnectionPhase {
     /// Bytes that were written and do not show that the client reads.
     small_bytes: u64,
     abandoned: u32,
+    /// What the client sends over HTTP/2.
+    frames: Option<Box<ControlFrames>>,
     ending: SocketEnd,
     /// When the present poll began. Everything within it has this time, since reading the clock for
     /// each step of a hit would cost more than the steps.
@@ -187,6 +193,7 @@ impl ConnectionDeadlines {
             half_closed_at: None,
             small_bytes: 0,
             abandoned: 0,
+            frames: None,
             ending: SocketEnd::Undecided,
             polled_at: None,
         };
@@ -236,8 +243,10 @@ impl ConnectionDeadlines {
         let mut state = self.state.lock();
         state.version = version;
         if version == ConnectionProtocol::Http2 {
+            let now = Instant::now();
             state.head_since = None;
-            state.idle_since = Instant::now();
+            state.idle_since = now;
+            state.frames = Some(Box::new(ControlFrames::new(now)));
         }
     }
 
@@ -245,6 +254,10 @@ impl ConnectionDeadlines {
     pub(super) fn read(&self, bytes: &[u8]) {
         let mut state = self.state.lock();
         if state.version == ConnectionProtocol::Http2 {
+            let now = state.now();
+            if let Some(frames) = &mut state.frames {
+                frames.read(bytes, now);
+            }
             return;
         }
         for &byte in bytes.get(bytes.len().saturating_sub(3)..).unwrap_or_default() {
@@ -268,6 +281,9 @@ impl ConnectionDeadlines {
     /// The socket accepted `bytes`.
     pub(super) fn wrote(&self, bytes: usize) {
         let mut state = self.state.lock();
+        if let Some(frames) = &mut state.frames {
+            frames.sent(bytes);
+        }
         if state.version == ConnectionProtocol::Http2 && bytes < PROGRESS_BYTES_MIN {
             state.small_bytes = state.small_bytes.saturating_add(bytes as u64);
             if state.write_wait == WriteWait::Nothing {
@@ -423,7 +439,9 @@ impl ConnectionDeadlines {
             ConnectionFault::WriteStall | ConnectionFault::Idle | ConnectionFault::Gone => {
                 self.progress()
             }
-            ConnectionFault::RequestHead | ConnectionFault::Abandoned => None,
+            ConnectionFault::RequestHead
+            | ConnectionFault::Abandoned
+            | ConnectionFault::ControlFrames => None,
         };
         self.state.lock().overdue(now, &self.settings, progress)
     }
@@ -469,6 +487,9 @@ impl ConnectionPhase {
     fn due(&self, settings: &DeadlineSettings) -> (Instant, ConnectionFault) {
         if self.version == ConnectionProtocol::Http2 && self.abandoned > ABANDONED_MAX {
             return (self.progress_at, ConnectionFault::Abandoned);
+        }
+        if self.frames.as_ref().is_some_and(|frames| frames.is_flood()) {
+            return (self.progress_at, ConnectionFault::ControlFrames);
         }
         let is_waited_for = match self.write_wait {
             WriteWait::Disk => false,
@@ -522,6 +543,7 @@ impl ConnectionPhase {
             | ConnectionFault::Idle
             | ConnectionFault::RequestHead
             | ConnectionFault::Abandoned
+            | ConnectionFault::ControlFrames
             | ConnectionFault::Gone => return Some(fault),
         }
         None

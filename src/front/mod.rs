@@ -5,7 +5,8 @@
 //! its protocol and runs hyper. `request` checks each request and calls the handler. hyper reads
 //! and writes a `socket`: a `tcp_socket`, in the clear or behind `tls_records`.
 //! `connection_deadlines` knows how long the connection may still wait, and for what. `progress`
-//! asks the kernel what the client has acknowledged, and `watchdog` is the timer.
+//! asks the kernel what the client has acknowledged, `control_frames` counts what floods, and
+//! `watchdog` is the timer.
 //!
 //! Hits of HTTP/1.1 take a fast path below hyper. `simple_request` parses their heads, `fast_path`
 //! takes them out of what is read, and `body_writer` writes bodies that are files: by `sendfile`
@@ -21,6 +22,7 @@ mod body_writer;
 mod connection;
 mod connection_deadlines;
 mod connection_limits;
+mod control_frames;
 mod fast_path;
 mod file_sender;
 mod handler;

@@ -114,6 +114,7 @@ pub(super) const REJECTION: Label = own(
         ("nar_hash", "not the NAR that the narinfo promises"),
         ("narinfo", "not a narinfo, or one of another path"),
         ("cache_info", "not a `nix-cache-info`"),
+        ("content_address", "a narinfo with a path that its content address does not lead to"),
         ("signature", "no signature by a trusted key"),
     ],
 );
@@ -197,6 +198,7 @@ pub(super) const CONNECTION_REFUSAL: Label = own(
         ("request_head", "too slow"),
         ("write_stall", "the client took no byte for too long"),
         ("abandoned_requests", "too many requests were reset"),
+        ("control_frames", "too many PING, SETTINGS or other frames of HTTP/2"),
         ("drain", "cut at the end of the drain"),
     ],
 );

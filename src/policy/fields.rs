@@ -2,7 +2,7 @@
 //! alone. Pure.
 
 use crate::object;
-use crate::rfc::{grammar, hop_by_hop};
+use crate::rfc::{EntityTag, grammar, hop_by_hop};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Fields of a response for the client that caused it alone. They are cookies, fields of one
@@ -97,6 +97,30 @@ pub(super) fn kept(origin: &HeaderMap) -> HeaderMap {
     object::pack(&mut fields);
     fields
 }
+
+/// Makes the kept fields of a response describe its body after this cache has changed the body.
+/// The coding and the digests of the bytes that came go. The entity tag becomes weak, since its
+/// strong form names other bytes (RFC 9110 section 8.8.1).
+pub fn describe_changed(kept: &mut HeaderMap) {
+    kept.remove(header::CONTENT_ENCODING);
+    for name in DIGESTS {
+        kept.remove(name);
+    }
+    let Some(tag) = kept.remove(header::ETAG) else { return };
+    let weak = match EntityTag::parse(&tag) {
+        Some(parsed) if parsed.is_strong() => {
+            HeaderValue::try_from([b"W/", tag.as_bytes()].concat()).ok()
+        }
+        Some(_) => Some(tag),
+        None => None,
+    };
+    if let Some(weak) = weak {
+        kept.insert(header::ETAG, weak);
+    }
+}
+
+/// Fields with a digest of the bytes that were sent.
+pub(super) const DIGESTS: [&str; 4] = ["content-digest", "content-md5", "digest", "repr-digest"];
 
 fn is_kept(name: &str) -> bool {
     if let Some(rest) = name.strip_prefix("x-amz-") {
@@ -240,6 +264,30 @@ mod tests {
         assert_eq!(kept, headers);
         drop(headers);
         assert!(buffer.is_unique());
+    }
+
+    #[test]
+    fn a_changed_body_has_neither_coding_nor_digest_and_a_weak_tag() {
+        for (tag, expected) in
+            [("\"a\"", Some("W/\"a\"")), ("W/\"a\"", Some("W/\"a\"")), ("a", None)]
+        {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [
+                ("content-encoding", "gzip"),
+                ("content-md5", "x"),
+                ("repr-digest", "x"),
+                ("content-type", "text/plain"),
+                ("etag", tag),
+            ] {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+            describe_changed(&mut headers);
+            assert_eq!(
+                headers.remove(header::ETAG).as_ref().map(HeaderValue::as_bytes),
+                expected.map(str::as_bytes)
+            );
+            assert_eq!(headers.keys().collect::<Vec<_>>(), [header::CONTENT_TYPE]);
+        }
     }
 
     #[test]

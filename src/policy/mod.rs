@@ -15,7 +15,7 @@ mod fields;
 #[cfg(test)]
 mod testing;
 
-pub use fields::{Challenge, take_of_one_client};
+pub use fields::{Challenge, describe_changed, take_of_one_client};
 pub use freshness::Freshness;
 pub use request::{RequestPlan, RequestRefusal};
 pub use response::{AdmittedHead, ObjectReply, ObjectVerdict};

@@ -76,7 +76,7 @@ fn describes_bytes(name: &HeaderName, stored: &HeaderMap) -> bool {
     match *name {
         header::CONTENT_ENCODING | header::CONTENT_TYPE => true,
         header::ETAG => stored.contains_key(header::ETAG),
-        _ => name.as_str() == "content-md5" || name.as_str() == "content-digest",
+        _ => fields::DIGESTS.contains(&name.as_str()),
     }
 }
 

@@ -1,5 +1,5 @@
-//! What RFCs 3986, 5861, 8246, 8586, 9110, 9111, 9211 and 9213 fix, as pure functions. Knows
-//! neither Nix nor the configuration; never awaits, never reads a clock, holds nothing.
+//! What RFCs 3986, 5861, 7932, 8246, 8586, 8878, 9110, 9111, 9211 and 9213 fix, as pure functions.
+//! Knows neither Nix nor the configuration; never awaits, never reads a clock, holds nothing.
 
 pub mod age;
 pub mod authority;
@@ -7,6 +7,7 @@ pub mod cache_control;
 pub mod cache_status;
 pub mod cdn_loop;
 pub mod conditional;
+pub mod content_coding;
 pub mod content_length;
 pub mod date;
 pub mod entity_tag;
@@ -21,6 +22,7 @@ pub use cache_control::CacheControl;
 pub use cache_status::CacheStatus;
 pub use cdn_loop::CdnLoop;
 pub use conditional::{Condition, Validators};
+pub use content_coding::ContentCodings;
 pub use date::HttpDate;
 pub use entity_tag::EntityTag;
 pub use path::PathError;

@@ -128,6 +128,11 @@ pub(super) fn version(catalog: &Catalog, key: &Key) -> Option<StoredVersion> {
     Some(StoredVersion { response_time: record.meta.response_time, sequence: record.head.sequence })
 }
 
+/// The key of the object under `hash`.
+pub(super) fn key_of(catalog: &Catalog, hash: KeyHash) -> Option<Key> {
+    read_row(catalog, hash).map(|(record, _)| record.meta.key)
+}
+
 /// Whether nothing is there.
 pub(super) fn is_empty(catalog: &Catalog) -> Result<bool, IndexError> {
     catalog.index.access().open()?.is_empty()

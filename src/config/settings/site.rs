@@ -147,8 +147,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     )
     .example(r#""warn""#)
     .doc(
-        "What a narinfo without a good signature gets. \"require\": 502, never stored. \"warn\": \
-         a log line and a count. \"off\": no check.",
+        "What a narinfo without a good signature gets; a path that follows from its content \
+         address needs none. \"require\": 502, never stored. \"warn\": a log line and a count. \
+         \"off\": no check.",
     ),
     Setting::new("site.base_path", SettingKind::Text, Fallback::Derived("none"))
         .example(r#""/nix-channels/store""#)

@@ -8,6 +8,7 @@ use crate::fill::error::Rejection;
 use crate::fill::site_origins::SiteOrigins;
 use crate::nix::cache_info::CacheInfo;
 use crate::nix::class;
+use crate::nix::content_address::ContentAddressError;
 use crate::nix::narinfo::NarInfo;
 use crate::object::{Key, NarClaim, Proof, Sha256};
 use crate::policy::response::Coding;
@@ -39,18 +40,42 @@ pub(in crate::fill) fn narinfo(
     }
     let source = positions.first().and_then(|position| upstream.trusted.source(*position));
     let parsed = source.map_or(Proof::Parsed, Proof::ParsedFrom);
-    let proof = match (signatures, upstream.trusted.verify(&positions, &narinfo)) {
-        (Signatures::Off, _) => parsed,
-        (Signatures::Require | Signatures::Warn, Ok(mark)) => Proof::SignedBy(mark),
-        (Signatures::Warn, Err(error)) => {
-            tracing::warn!(path = key.path(), %error, "narinfo without a good signature");
-            parsed
-        }
-        (Signatures::Require, Err(error)) => {
-            return Err(Rejection::Signature { detail: error.to_string() });
+    let proof = match signatures {
+        Signatures::Off => parsed,
+        Signatures::Require | Signatures::Warn => {
+            match (vouched(upstream, &positions, &narinfo), wants_signature) {
+                (Ok(proof), _) => proof,
+                (Err(rejection), true) => return Err(rejection),
+                (Err(rejection), false) => {
+                    let error = rejection.to_string();
+                    tracing::warn!(path = key.path(), error, "narinfo without a good signature");
+                    parsed
+                }
+            }
         }
     };
     Ok((proof, claim_of(key, &narinfo, source)))
+}
+
+/// What vouches for a narinfo of the origins at `positions`: a key that is trusted for each of
+/// them, or its content address. Nix too takes either of them, and one that is wrong spoils nothing
+/// beside the other.
+fn vouched(
+    upstream: &SiteOrigins,
+    positions: &[usize],
+    narinfo: &NarInfo,
+) -> Result<Proof, Rejection> {
+    let unsigned = match upstream.trusted.verify(positions, narinfo) {
+        Ok(mark) => return Ok(Proof::SignedBy(mark)),
+        Err(error) => error,
+    };
+    match narinfo.check_content_address() {
+        Ok(()) => Ok(Proof::ContentAddress),
+        Err(ContentAddressError::Missing) => {
+            Err(Rejection::Signature { detail: unsigned.to_string() })
+        }
+        Err(error) => Err(Rejection::ContentAddress { detail: format!("{error}; {unsigned}") }),
+    }
 }
 
 /// Checks a `nix-cache-info`: a page with status 200 is an upstream fault.

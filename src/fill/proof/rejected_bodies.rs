@@ -125,6 +125,12 @@ impl RejectedBodies {
         pause
     }
 
+    /// Has the origin at `source` asked after the others for `key`, by what began with `basis`. Its
+    /// body was right, and yet another one may serve better.
+    pub(in crate::fill) fn avoid(&self, key: &Key, basis: Basis, source: usize) {
+        self.note(key, basis, vec![source], 0);
+    }
+
     /// Notes that the origins at `sources` gave a right body of `key`. Others that gave a wrong one
     /// are still asked after them.
     pub(in crate::fill) fn right(&self, key: &Key, sources: &[usize]) {

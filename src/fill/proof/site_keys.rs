@@ -54,6 +54,7 @@ impl SiteKeys {
             Proof::ParsedFrom(mark) => {
                 self.0.iter().any(|origin| origin.source == mark && !requires(origin))
             }
+            Proof::ContentAddress => true,
             Proof::Length | Proof::FileHash | Proof::Parsed | Proof::Signature => false,
         }
     }

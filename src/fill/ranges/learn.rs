@@ -17,6 +17,7 @@ use super::flight::{PartFlight, PartOutcome};
 use super::identity::PartIdentity;
 use super::object::{HeadSource, PartDelivery, PartObject};
 use crate::cache::Hit;
+use crate::fill::doubt::doubt_narinfo;
 use crate::fill::error::{FillError, JoinError};
 use crate::fill::flight::FillOutcome;
 use crate::fill::proof::{Advice, ExpectedBody};
@@ -150,6 +151,8 @@ impl HeadLearner {
                 let times = Times { request: request_time, response: response_time };
                 let (meta, keep) = flight.request.absence(&headers, origin, times);
                 let absent = resources.absent(flight.ticket, meta, keep).await;
+                let (request, class) = (&flight.request, flight.request.class());
+                doubt_narinfo(resources, &request.upstream, &request.key, class).await;
                 flight.announce(PartOutcome::Absent(absent));
             }
             // It ends before the stretch begins: its length tells.

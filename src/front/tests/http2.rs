@@ -183,6 +183,31 @@ async fn a_flood_of_continuations_ends_the_connection() {
     assert!(edge.asked.lock().is_empty());
 }
 
+/// CVE-2019-9512, CVE-2019-9515, CVE-2019-9518: frames that are answered, or that do nothing.
+#[tokio::test]
+async fn a_flood_of_control_frames_ends_the_connection() {
+    for (kind, payload) in [(6, &[7; 8][..]), (4, &[0, 4, 0, 0, 255, 255]), (2, &[0, 0, 0, 0, 1])] {
+        let edge = Edge::start(&server());
+        let stream = u32::from(kind == 2);
+        let bytes = [PREFACE, &frame(4, 0, 0, b"")].concat();
+        let bytes = [bytes, frame(kind, 0, stream, payload).repeat(100_000)].concat();
+        let received = flood(&edge, &bytes).await;
+        assert!(received.len() < 500_000, "{kind}: {}", received.len());
+        assert_eq!(edge.refused("control_frames"), 1, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn some_hundred_pings_are_answered() {
+    let edge = Edge::start(&server());
+    let pings = frame(6, 0, 0, &[7; 8]).repeat(500);
+    let mut client = edge.send([PREFACE, &frame(4, 0, 0, b""), &pings].concat()).await;
+    for _ in 0..500 {
+        assert_eq!(next(&mut client, 6).await, [7; 8]);
+    }
+    assert_eq!(edge.refused("control_frames"), 0);
+}
+
 /// Resets of requests that were taken up already, which h2 does not count.
 #[tokio::test]
 async fn a_client_that_abandons_everything_is_let_go() {

@@ -383,6 +383,16 @@ impl Disks {
         }
     }
 
+    /// The key of the object that is stored under `hash`; none if no disk that answers has it.
+    /// Cancel safe.
+    pub async fn key_of(&self, hash: KeyHash) -> Option<Key> {
+        let answering = self.0.disks.iter().filter_map(|disk| Some((disk, disk.answering()?)));
+        let asked: Vec<_> = answering.collect();
+        let find = move |store: &Arc<DiskStore>| lookup::key_of(&store.catalog, hash);
+        let found = read_all(&asked, "store key", find).await;
+        found.into_iter().find_map(|found| found.ok().flatten())
+    }
+
     /// What the disks that are in hold together.
     pub fn usage(&self) -> DiskUsage {
         let nothing =

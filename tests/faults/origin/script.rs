@@ -226,8 +226,11 @@ impl Script {
         if are_heeded && asked.field("if-match").is_some() && !is_same("if-match", &self.etag) {
             return (412, extra, nothing());
         }
-        let is_known = is_same("if-none-match", &self.etag)
-            || is_same("if-modified-since", &self.last_modified);
+        // RFC 9110 section 13.1.2: by the weak comparison.
+        let opaque = |tag: &str| tag.trim_start_matches("W/").to_owned();
+        let is_tagged = self.etag.is_some()
+            && asked.field("if-none-match").map(opaque) == self.etag.as_deref().map(opaque);
+        let is_known = is_tagged || is_same("if-modified-since", &self.last_modified);
         if is_known && conditions == Conditions::Heeded {
             return (304, extra, nothing());
         }

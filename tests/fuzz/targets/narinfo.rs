@@ -3,6 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use narthex::nix::nar_url::{self, CachePlace};
 use narthex::nix::narinfo::NarInfo;
 use narthex::rfc::path;
 
@@ -16,7 +17,18 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(NarInfo::parse(printed.as_bytes()).as_ref(), Ok(&narinfo), "{printed}");
     check_fingerprint(&narinfo);
     check_location(&narinfo);
+    check_own_url(&narinfo, data);
+    // Any verdict will do.
+    let _ = narinfo.check_content_address();
 });
+
+fn check_own_url(narinfo: &NarInfo, data: &[u8]) {
+    let places = [CachePlace { authority: "cache.example.org", prefix: "/a" }];
+    let Some(own) = nar_url::with_own_url(data, &places) else { return };
+    let own = NarInfo::parse(&own).unwrap();
+    assert!(own.nar_location().is_some());
+    assert_eq!(NarInfo { url: narinfo.url.clone(), ..own }, *narinfo);
+}
 
 fn check_fingerprint(narinfo: &NarInfo) {
     let full = |path| narinfo.store_dir.join(path);

@@ -1,6 +1,6 @@
 //! Requests that are refused, and what of a request reaches an origin.
 
-use crate::harness::{Edge, Origin, Package, Setup, noise, says};
+use crate::harness::{Edge, Origin, Package, Script, Setup, noise, path_of_nar, says};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -90,7 +90,47 @@ async fn a_query_that_a_narinfo_names_is_kept() {
         assert_eq!(origin.count(&package.nar_path), 1);
     }
     edge.get("/nar/x.nar?hash=three").await.expect(404, "absent");
-    assert_eq!(origin.count("/nar/x.nar"), 1);
+    assert_eq!(origin.count("/nar/x.nar?hash=three"), 1);
+}
+
+/// A client remembers narinfos for longer than they are stored here.
+#[tokio::test]
+async fn the_query_of_a_nar_is_sent_on_if_its_narinfo_is_not_known() {
+    let origin = Origin::start().await;
+    let edge = Edge::before(&origin).await;
+    let package = Package::at(5, 100_000, "/nar/x.nar?hash=one");
+    origin.say("/nar/x.nar", Script::status(400));
+    origin.say(&package.nar_path, says(package.nar.clone()));
+    edge.get(&package.nar_path).await.expect(200, "miss").with(&package.nar);
+    edge.until_idle().await;
+    edge.get(&package.nar_path).await.expect(200, "hit_disk").with(&package.nar);
+    origin.say(&package.narinfo_path, says(package.narinfo()));
+    edge.get(&package.narinfo_path).await.expect(200, "miss");
+    edge.get(&package.nar_path).await.expect(200, "hit_disk").with(&package.nar);
+    assert_eq!((origin.count(&package.nar_path), origin.count("/nar/x.nar")), (1, 0));
+}
+
+/// HOSTILE.md row 11.
+#[tokio::test]
+async fn no_query_leads_past_a_nar_that_is_stored_or_named_without_one() {
+    let origin = Origin::start().await;
+    let edge = Edge::before(&origin).await;
+    let (named, stored) = (Package::new(6, 100_000), Package::at(7, 100_000, "/nar/s.nar"));
+    let proven = noise(8, 100_000);
+    let proven_path = path_of_nar(&proven, "nar.xz");
+    origin.say(&named.narinfo_path, says(named.narinfo()));
+    edge.get(&named.narinfo_path).await.expect(200, "miss");
+    for (path, body) in
+        [(&named.nar_path, &named.nar), (&stored.nar_path, &stored.nar), (&proven_path, &proven)]
+    {
+        origin.say(path, says(body.clone()));
+        edge.get(path).await.expect(200, "miss").with(body);
+        edge.until_idle().await;
+        for query in ["a", "b=c"] {
+            edge.get(&format!("{path}?{query}")).await.expect(200, "hit_disk").with(body);
+        }
+        assert_eq!(origin.count(path), 1);
+    }
 }
 
 #[tokio::test]
