@@ -123,7 +123,8 @@ impl S3Origin {
             self.wire.judge(Dialect::S3, ask, &mut exchange, learn).await?
         };
         if verdict == AnswerVerdict::Redirect {
-            return self.redirected(ask, exchange, &place, keys).await;
+            // Boxed, since it is rare: every request would be as large.
+            return Box::pin(self.redirected(ask, exchange, &place, keys)).await;
         }
         if let AnswerVerdict::Refused { code, region, .. } = &verdict {
             if is_of_the_clock(code) {
@@ -162,10 +163,11 @@ impl S3Origin {
         let request = |ask: &Ask| self.signed(ask.method, &url, ask_fields(ask), place, keys);
         let mut exchange = self.wire.send(ask.purpose(), request(ask)?).await?;
         let learn = || request(&learning(ask));
-        match self.wire.judge(Dialect::S3, ask, &mut exchange, learn).await? {
-            AnswerVerdict::Redirect => Err(self.wire.protocol("redirects a second time")),
-            verdict => self.wire.settle(ask, exchange, verdict),
+        let verdict = self.wire.judge(Dialect::S3, ask, &mut exchange, learn).await?;
+        if verdict == AnswerVerdict::Redirect {
+            return Err(self.wire.protocol("redirects a second time"));
         }
+        self.wire.settle(ask, exchange, verdict)
     }
 
     /// What a redirect says of the bucket's place.

@@ -114,3 +114,17 @@ fn the_memory_alone_serves_where_the_disk_is_off() {
     assert!(!home.path().join(".cache").exists());
     assert_eq!(edge.process.stderr.so_far().matches("ERROR").count(), 0);
 }
+
+#[test]
+fn an_office_behind_a_proxy_is_told_so_by_the_environment() {
+    let (proxy, home) = (Origin::start(), home());
+    proxy.put("http://cache.test/nix-cache-info", CACHE_INFO);
+    let mut command = serve(home.path(), "http://cache.test");
+    command.env("http_proxy", proxy.url().replace("http://", "http://edge:hush@"));
+    let edge = Edge::start(&mut command, &home);
+    assert_eq!(edge.get("/nix-cache-info").text(), CACHE_INFO);
+    let told = edge.process.stderr.wait(0, &["origin is asked through a proxy"]);
+    let place = proxy.url().replace("http://", "");
+    assert!(told.contains(&place), "{told}");
+    assert!(!edge.process.stderr.so_far().contains("hush"), "{}", edge.process.stderr.so_far());
+}
