@@ -333,7 +333,9 @@ impl Fill<'_> {
         let AdmittedAnswer { meta, keep, coding, own, upstream_status, after } =
             request.admit(&response)?;
         self.flight.set_upstream_status(upstream_status);
-        let keep = if self.keep == Keep::Never { Keep::Never } else { keep };
+        // Nothing proves what a NAR holds under a coding, so each client gets it from the origin.
+        let is_coded = coding == Coding::Encoded && request.class() == Class::Nar;
+        let keep = if is_coded || self.keep == Keep::Never { Keep::Never } else { keep };
         self.note_sharing(keep, after, &response);
         if keep == Keep::Never && request.bodies().unstored == UnstoredBody::AsItComes {
             self.flight.announce_pass_through(self.as_it_comes(meta, response));

@@ -393,7 +393,7 @@ impl Upstream {
     /// answers.
     pub(super) fn is_silent(self: &Arc<Self>) {
         if self.silence.begin() {
-            tracing::warn!(origin = %self.name, "origin says nothing: the next ones are asked first");
+            tracing::warn!(origin = %self.name, "origin is silent: asked last");
             self.watch.listen(listen(Arc::downgrade(self)));
         }
     }

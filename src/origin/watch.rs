@@ -1,6 +1,6 @@
 //! The tasks that look after an origin without a request: one that probes it while its breaker is
-//! not closed, one while it says nothing, and one while it is idle. Each runs once at most, and hears the stop
-//! of the process. `upstream` gives them their work.
+//! not closed, one while it says nothing, and one while it is idle. Each runs once at most, and
+//! hears the stop of the process. `upstream` gives them their work.
 
 use crate::tasks::Tasks;
 use std::future::Future;
