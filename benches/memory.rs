@@ -8,6 +8,7 @@ use narthex::config;
 use narthex::memory::{Claimant, HeldClaim, Hot, Memory, NewObject};
 use narthex::metrics::Metrics;
 use narthex::nix::Class;
+use narthex::nix::nar_file::{NarCompression, NarContents};
 use narthex::object::{Key, Lifetime, Meta, NarClaim, Proof, Sha256, Variant};
 use std::error::Error;
 use std::hint::black_box;
@@ -36,7 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         memory.publish(&meta.key, &coming);
         let nar = Key::new("main#12ab", &format!("/nar/{number:052}.nar.xz"), None);
         let file_hash = Some(Sha256([7; 32]));
-        let claim = NarClaim { file_hash, file_size: Some(number as u64), source: None };
+        let compression = NarCompression::Xz;
+        let contents = Some(NarContents { sha256: [8; 32], bytes: number as u64, compression });
+        let claim = NarClaim { file_hash, file_size: Some(number as u64), source: None, contents };
         let held = HeldClaim { claim, by: Claimant::Stored(meta.key.hash()), since: 0, order };
         memory.put_claim(nar, held);
     }
