@@ -10,7 +10,7 @@
 use super::found::{CachedObject, ClaimOf, Hit};
 use super::tiers::Cache;
 use crate::memory::{Claimant, HeldClaim};
-use crate::nix::Class;
+use crate::nix::{Class, class};
 use crate::object::{Key, NarClaim, Sha256};
 use crate::store::{ClaimUnknown, Published, Purging, Scope};
 
@@ -61,20 +61,23 @@ impl Cache {
         self.memory.claim(key).map(|held| held.claim)
     }
 
-    /// Drops what is stored of the NAR that a narinfo is about to name, if the narinfo says
-    /// something else of it than what it was stored by, and the file is not the one that it says.
-    pub async fn drop_contradicted(&self, (nar, claim): &ClaimOf) {
-        let (Some(Hit::Memory(found) | Hit::Disk(found)), Ok(before)) =
-            (self.lookup(nar).await, self.claim(nar).await)
-        else {
-            return;
+    /// Drops what is stored of the NAR that the narinfo `by` is about to name, if the narinfo says
+    /// something else of it than before, and the file is not the one that it says. What another
+    /// narinfo says of the same NAR changes nothing.
+    pub async fn drop_contradicted(&self, by: &Key, (nar, claim): &ClaimOf) {
+        let Some(Hit::Memory(found) | Hit::Disk(found)) = self.lookup(nar).await else { return };
+        let before = match self.claimant(nar).await {
+            Some((narinfo, _)) if narinfo != *by => return,
+            Some((_, before)) => Some(before),
+            None => None,
         };
         let sha256 = match &found {
             CachedObject::Hot(hot) => Sha256::of(&hot.body()),
             CachedObject::Stored(stored) => stored.sha256,
         };
         let is_same = before.is_some_and(|before| before.says_the_same(claim));
-        if !is_same && claim.file_hash != Some(sha256) {
+        let is_named = class::file_hash_of(nar.path()) == Some(sha256.0);
+        if !is_same && !is_named && claim.file_hash != Some(sha256) {
             let (site, path) = (nar.site(), nar.path());
             tracing::info!(site, path, "dropped: a narinfo says something else of it now");
             self.purge(Scope::Key(nar.clone()), Purging::Hard).await;

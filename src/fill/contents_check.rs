@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
-/// Decoders at once. One needs 8 MiB for what Nix makes by default, and up to 256 MiB.
-const CHECKS_MAX: usize = 64;
+/// Decoders of each kind at once. One needs 8 MiB for what Nix makes by default, at most 128 MiB.
+const CHECKS_MAX: usize = 512;
 /// Bytes that are decoded at once.
 const PIECE_BYTES: usize = 256 << 10;
 /// For how long a body that passes waits for a decoder.
@@ -24,14 +24,18 @@ const DECODER_WAIT: Duration = Duration::from_secs(10);
 /// What decodes, and permits to do so.
 #[derive(Debug, Clone)]
 pub(super) struct Decoders {
-    permits: Arc<Semaphore>,
+    /// For bodies that are written.
+    written: Arc<Semaphore>,
+    /// For bodies that pass, which take as long as their clients do.
+    passing: Arc<Semaphore>,
     tasks: Tasks,
 }
 
 impl Decoders {
     /// None is in use.
     pub(super) fn new(tasks: Tasks) -> Self {
-        Self { permits: Arc::new(Semaphore::new(CHECKS_MAX)), tasks }
+        let permits = || Arc::new(Semaphore::new(CHECKS_MAX));
+        Self { written: permits(), passing: permits(), tasks }
     }
 
     /// What turns out of a body that is here as a whole.
@@ -48,7 +52,7 @@ impl Decoders {
         contents: NarContents,
         judge: &Follower,
     ) -> Result<NarVerdict, Broken> {
-        let permit = self.permits.acquire().await;
+        let permit = self.written.acquire().await;
         let (mut file, mut offset) = (NarFile::new(contents), 0);
         loop {
             let bytes = judge.read(offset, PIECE_BYTES).await?;
@@ -116,7 +120,7 @@ impl PassingCheck {
         bytes: Bytes,
     ) -> Result<(), FillError> {
         if self.permit.is_none() {
-            let permits = Arc::clone(&decoders.permits);
+            let permits = Arc::clone(&decoders.passing);
             let waited = timeout(DECODER_WAIT, permits.acquire_owned()).await;
             self.permit = Some(waited.ok().and_then(Result::ok).ok_or(FillError::NoRoom)?);
         }

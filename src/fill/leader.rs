@@ -210,6 +210,11 @@ impl Fill<'_> {
             let may_retry = matches!(error, FillError::Rejected { .. } | FillError::Body(_));
             if tries >= self.tries_max() || !may_retry {
                 self.resources.note_rejected(key, basis, sources, rejected);
+                if rejected > 0 {
+                    // The narinfo that it was held against may be an old one.
+                    let (upstream, class) = (&self.request.upstream, self.request.class());
+                    doubt_narinfo(self.resources, upstream, key, class).await;
+                }
                 return Err(error);
             }
             tracing::info!(site = key.site(), path = key.path(), "refetching after a failed body");
@@ -336,6 +341,11 @@ impl Fill<'_> {
         // Nothing proves what a NAR holds under a coding, so each client gets it from the origin.
         let is_coded = coding == Coding::Encoded && request.class() == Class::Nar;
         let keep = if is_coded || self.keep == Keep::Never { Keep::Never } else { keep };
+        let has_others = request.upstream.origins.len() > 1;
+        if is_coded && has_others && !choice.avoid.contains(&response.origin) {
+            let detail = "a NAR under a Content-Encoding".to_owned();
+            return Err(rejected(&meta, Rejection::Head { detail }));
+        }
         self.note_sharing(keep, after, &response);
         if keep == Keep::Never && request.bodies().unstored == UnstoredBody::AsItComes {
             self.flight.announce_pass_through(self.as_it_comes(meta, response));
@@ -351,16 +361,17 @@ impl Fill<'_> {
         // A NAR that its origin gets cut ends there as if it were whole.
         expected.is_framed |= response.is_framed && request.class() != Class::Nar;
         let mut shown = BodyShown::AsItComes;
-        if let Some(length) = response.content_length
-            && let Err(rejection) = expected.check_length(length)
-        {
-            // Nix does not look at `FileSize`. No origin has what it says if this one is asked once
-            // more.
-            if expected.contents.is_none() || !choice.avoid.contains(&response.origin) {
-                return Err(rejected(&meta, rejection));
-            }
-            shown = BodyShown::Proven;
-            expected.file_size = None;
+        // Nix does not look at `FileSize`. No origin has what it says if this one is asked once more.
+        let is_second = choice.avoid.contains(&response.origin) && expected.contents.is_some();
+        let fits = match response.content_length {
+            Some(length) => expected.check_length(length),
+            None => Ok(()),
+        };
+        let is_guess = response.content_length.is_none() && expected.length().is_some();
+        match fits {
+            Err(rejection) if !is_second => return Err(rejected(&meta, rejection)),
+            Ok(()) if !(is_second && is_guess) => {}
+            Ok(()) | Err(_) => (shown, expected.file_size) = (BodyShown::Proven, None),
         }
         // What the narinfo says is checked at the end like the hash; known from the start, it gives
         // readers a length and ranges, and tells whether the disk has room.
@@ -462,6 +473,8 @@ impl Fill<'_> {
             }
             Some(_) | None => None,
         };
+        let is_doubtful = body.doubtful_from().is_some();
+        let contents = contents.map(|it| if is_doubtful { it.of_several_answers() } else { it });
         let is_unreadable = contents == Some(NarVerdict::Unreadable);
         let judged = self.judge(&meta, expected, body_origins, &collected, coding, contents);
         let (proof, claim) = judged.map_err(|rejection| rejected(&meta, rejection))?;
@@ -472,7 +485,7 @@ impl Fill<'_> {
         if keep == Keep::IfVerified && is_whole {
             let (ticket, cache) = (self.flight.ticket, &self.resources.cache);
             if let Some(claim) = &claim {
-                Box::pin(cache.drop_contradicted(claim)).await;
+                Box::pin(cache.drop_contradicted(&meta.key, claim)).await;
             }
             match cache.publish_small(ticket, meta.clone(), collected.clone(), claim).await {
                 Ok(found) => {

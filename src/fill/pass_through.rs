@@ -23,6 +23,8 @@ pub struct PassThroughBody {
     way: PassThroughSource,
     /// How far its client wants it.
     extent: ReadExtent,
+    /// The offset at which that ends.
+    end: u64,
     /// Bytes that were given.
     given: u64,
 }
@@ -52,13 +54,14 @@ impl PassThroughBody {
     }
 
     fn new(meta: Arc<Meta>, trailer: Option<HeaderValue>, way: PassThroughSource) -> Self {
-        Self { meta, trailer, way, extent: ReadExtent::ToEnd, given: 0 }
+        Self { meta, trailer, way, extent: ReadExtent::ToEnd, end: u64::MAX, given: 0 }
     }
 
     /// The same for a client that gets `sent` bytes from `offset` on.
     pub fn for_range(self, offset: u64, sent: Option<u64>) -> Self {
         let extent = ReadExtent::of(offset, sent, self.length());
-        Self { extent, ..self }
+        let end = sent.map_or(u64::MAX, |sent| offset.saturating_add(sent));
+        Self { extent, end, ..self }
     }
 
     /// A body that is judged at its end, for one of several readers.
@@ -126,7 +129,9 @@ impl PassThroughBody {
         self.given += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         match (self.extent, self.doubtful_from()) {
             // Its client would have all that it wants before the whole is proven.
-            (ReadExtent::Part, Some(from)) if self.given > from => Err(FillError::Doubtful),
+            (ReadExtent::Part, Some(from)) if self.given.min(self.end) > from => {
+                Err(FillError::Doubtful)
+            }
             (ReadExtent::Part | ReadExtent::ToEnd | ReadExtent::Judge, _) => Ok(chunk),
         }
     }

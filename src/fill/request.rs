@@ -197,7 +197,7 @@ impl FillRequest {
                 let claim = cache.claim_of_nar(&self.key, form.class).await;
                 ExpectedBody::as_known(&self.path, claim)
             }
-            (RequestForm::Object(_), Coding::Encoded) => ExpectedBody::default(),
+            (RequestForm::Object(form), Coding::Encoded) => ExpectedBody::coded(form.class),
             (RequestForm::Page(_), _) => ExpectedBody::framed(),
         }
     }

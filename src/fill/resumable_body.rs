@@ -61,6 +61,8 @@ pub(super) struct ResumableBody {
     extent: BodyExtent,
     /// Whether an origin that has the object did not send a stretch of it.
     is_unranged: bool,
+    /// The candidate that continued it last, until that brings bytes.
+    last: Option<usize>,
     /// Bytes from this offset on may be of another representation than those before.
     doubtful_from: Option<u64>,
 }
@@ -149,6 +151,7 @@ impl ResumableBody {
             restarts: 0,
             extent: BodyExtent::Whole,
             is_unranged: false,
+            last: None,
             doubtful_from: None,
             body: response.body,
             source,
@@ -295,6 +298,7 @@ impl ResumableBody {
             self.next = (!rest.is_empty()).then_some(Ok(Some(rest)));
         }
         self.received += bytes.len() as u64;
+        self.last = None;
         self.deadline.came(bytes.len() as u64);
         match self.total {
             Some(total) if self.received > total => {
@@ -317,6 +321,10 @@ impl ResumableBody {
     /// Goes on with the body; fails with `fault` if nothing tells what may continue it, or if no
     /// origin continues it in time.
     async fn resume(&mut self, fault: BodyFault) -> Result<(), FillError> {
+        if let Some(position) = self.last.take() {
+            // It continued the body and brought nothing: the others are asked before it.
+            self.candidates.sort_by_key(|candidate| *candidate == position);
+        }
         if !self.is_identified() {
             return Err(self.give_up(fault));
         }
@@ -405,7 +413,10 @@ impl ResumableBody {
     async fn ask_one(&mut self, position: usize) -> ResumeResult {
         let misfit = match self.ask_for_the_rest(position).await {
             Ok(OriginAnswer::Found(response)) => match self.take_over(response) {
-                Ok(()) => return ResumeResult::Yes,
+                Ok(()) => {
+                    self.last = Some(position);
+                    return ResumeResult::Yes;
+                }
                 Err(misfit) => misfit,
             },
             Ok(OriginAnswer::Changed) => {
@@ -615,6 +626,7 @@ impl BodySeed {
             restarts: 0,
             extent: BodyExtent::Whole,
             is_unranged: false,
+            last: None,
             doubtful_from: None,
             source: self.source,
         }

@@ -71,7 +71,8 @@ impl SmallBody {
 /// The places that serve what the origin at `position` has.
 fn places(upstream: &SiteOrigins, position: usize) -> Vec<CachePlace<'_>> {
     let site = &upstream.site;
-    let own = site.hosts.iter().map(|host| CachePlace { authority: host, prefix: "" });
+    let prefix = &*site.base_path;
+    let own = site.hosts.iter().map(|host| CachePlace { authority: host, prefix });
     let origin = site.origins.get(position).and_then(|origin| match &origin.url {
         OriginUrl::Http(url) => {
             let prefix = url.path().trim_end_matches('/');

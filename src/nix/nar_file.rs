@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use zstd::stream::{raw, zio};
 
 /// What an xz stream may need: `xz -9` needs 65 MiB.
-const XZ_MEMORY_MAX: u64 = 256 << 20;
+const XZ_MEMORY_MAX: u64 = 128 << 20;
 /// First bytes that tell the format of any file.
 const MAGIC_BYTES: usize = 6;
 const BROTLI_BUFFER_BYTES: usize = 64 << 10;
@@ -182,7 +182,11 @@ impl NarFile {
             NarDecoder::Unreadable | NarDecoder::Failed(_) => Ok(()),
         };
         if let Err(error) = pushed {
-            self.decoder = NarDecoder::Failed(NarFileError::from(error));
+            self.decoder = if needs_more_memory(&error) {
+                NarDecoder::Unreadable
+            } else {
+                NarDecoder::Failed(NarFileError::from(error))
+            };
         }
     }
 
@@ -246,6 +250,12 @@ impl NarDecoder {
             _ => Self::Failed(NarFileError::Broken("no known compression".to_owned())),
         })
     }
+}
+
+/// Whether an xz stream needs more than [`XZ_MEMORY_MAX`].
+fn needs_more_memory(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<liblzma::stream::Error>());
+    inner == Some(&liblzma::stream::Error::MemLimit)
 }
 
 /// One stream may follow another.

@@ -308,9 +308,10 @@ impl FetchError {
             | Self::FirstByte { .. }
             | Self::Folder { .. }
             | Self::Open { .. }
-            | Self::Throttled { .. }
-            | Self::Busy { .. } => true,
-            Self::Upload { .. }
+            | Self::Throttled { .. } => true,
+            // A limit of the edge says nothing of the origin.
+            Self::Busy { .. }
+            | Self::Upload { .. }
             | Self::Credentials { .. }
             | Self::Protocol { .. }
             | Self::Optional(_) => false,

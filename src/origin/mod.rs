@@ -107,7 +107,7 @@ use login::Keeper;
 use meters::{HedgeFate, OriginMeters};
 use pace::OriginPacer;
 use s3::{BucketPlace, S3Origin};
-use silence::{SILENCE_MAX, Silence};
+use silence::{LARGE_SILENCE_MAX, SILENCE_MAX, Silence};
 use slots::Slots;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -178,7 +178,7 @@ impl Origins {
         left.make_contiguous().sort_by_key(|upstream| upstream.silence.holds());
         while let Some(upstream) = left.pop_front() {
             let next = left.front().copied();
-            let answers = match next.filter(|next| may_stand_in(ask, next)) {
+            let answers = match next.filter(|next| may_stand_in(ask, upstream, next)) {
                 None => {
                     let partner = partner(ask, upstream, next);
                     asked(ask, upstream, partner, &AtomicBool::new(false)).await
@@ -384,9 +384,10 @@ impl OriginAnswers {
 }
 
 /// Whether an origin may be asked beside the one before it that says nothing.
-fn may_stand_in(ask: &Ask, next: &Upstream) -> bool {
+fn may_stand_in(ask: &Ask, upstream: &Upstream, next: &Upstream) -> bool {
     let is_usable = next.breaker.is_closed() && next.pacer.is_free();
-    is_usable && !ask.avoid.contains(&next.position)
+    let is_due = upstream.absence == AbsenceOf::Next && ask.retries == Retries::Usual;
+    is_usable && is_due && !ask.avoid.contains(&next.position)
 }
 
 /// What `upstream` says, and `partner` if it is slower than usual and a hedge `is_begun`.
@@ -420,7 +421,8 @@ async fn asked_beside<'a>(
         if is_partner && is_hedged.load(Ordering::Relaxed) {
             return None;
         }
-        let slot = stand_in.slots.now(ask.class).filter(|_| may_stand_in(ask, stand_in))?;
+        let slot =
+            stand_in.slots.now(ask.class).filter(|_| may_stand_in(ask, upstream, stand_in))?;
         upstream.meters.hedged(HedgeFate::Begun);
         Some(Box::pin(async {
             let answer = stand_in.ask_in(&beside, slot).await;
@@ -432,14 +434,18 @@ async fn asked_beside<'a>(
         said.any(|said| said.as_ref().is_ok_and(|it| !matches!(it, OriginAnswer::Absent { .. })))
     };
     let usual = upstream.first_bytes.hedge_after().unwrap_or_default();
+    // How long an origin takes for a large object says less of it.
+    let silence = if is_small(ask) { SILENCE_MAX } else { LARGE_SILENCE_MAX };
     let own = Box::pin(asked(ask, upstream, partner, &is_hedged));
-    let raced = hedge::race(own, usual.max(SILENCE_MAX), begin, is_good).await;
+    let raced = hedge::race(own, usual.max(silence), begin, is_good).await;
     let has_answered =
         |(by, said): &UpstreamAnswer<'_>| by.position == upstream.position && said.is_ok();
     match &raced.first {
         None => {
             upstream.meters.hedged(HedgeFate::Won);
-            upstream.is_silent();
+            if is_small(ask) {
+                upstream.is_silent();
+            }
         }
         Some(own) if own.iter().any(has_answered) => upstream.silence.end(),
         Some(_) => {}

@@ -7,6 +7,8 @@ use std::time::Duration;
 /// How long an origin may say nothing before the next one is asked beside it, if it is not known
 /// how fast it usually is.
 pub(super) const SILENCE_MAX: Duration = Duration::from_millis(750);
+/// The same for large objects, which an origin may have to fetch or to make.
+pub(super) const LARGE_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The time between two probes of a silent origin.
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(1);
 

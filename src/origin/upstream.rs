@@ -511,13 +511,17 @@ fn next_probe(upstream: &Weak<Upstream>) -> Option<(Instant, Arc<Notify>)> {
 async fn listen(upstream: Weak<Upstream>) {
     loop {
         sleep(PROBE_EVERY).await;
-        let Some(upstream) = upstream.upgrade().filter(|upstream| upstream.silence.holds()) else {
-            return;
-        };
-        if upstream.probe().await.is_ok() {
+        let Some(upstream) = upstream.upgrade() else { return };
+        if upstream.silence.holds() && upstream.probe().await.is_ok() {
             upstream.silence.end();
             tracing::info!(origin = %upstream.name, "origin answers again");
-            return;
+        }
+        if !upstream.silence.holds() {
+            upstream.watch.listened();
+            // It may have fallen silent again just before that, and found that this goes on.
+            if !upstream.silence.holds() {
+                return;
+            }
         }
     }
 }

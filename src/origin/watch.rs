@@ -12,12 +12,14 @@ pub(super) struct OriginWatch {
     tasks: Tasks,
     is_mending: AtomicBool,
     is_watching: AtomicBool,
+    is_listening: AtomicBool,
 }
 
 impl OriginWatch {
     /// No task yet.
     pub(super) fn new(tasks: Tasks) -> Self {
-        Self { tasks, is_mending: AtomicBool::new(false), is_watching: AtomicBool::new(false) }
+        let new = || AtomicBool::new(false);
+        Self { tasks, is_mending: new(), is_watching: new(), is_listening: new() }
     }
 
     /// Begins `mending`, which probes an origin that is left alone, unless another one goes on.
@@ -44,9 +46,16 @@ impl OriginWatch {
         }
     }
 
-    /// Begins `listening`, which probes an origin that says nothing.
+    /// Begins `listening`, which probes an origin that says nothing, unless another one goes on.
     pub(super) fn listen(&self, listening: impl Future<Output = ()> + Send + 'static) {
-        self.spawn("silent origin probe", listening);
+        if !self.is_listening.swap(true, Ordering::AcqRel) {
+            self.spawn("silent origin probe", listening);
+        }
+    }
+
+    /// Notes that listening is over.
+    pub(super) fn listened(&self) {
+        self.is_listening.store(false, Ordering::Release);
     }
 
     fn spawn(&self, name: &'static str, probing: impl Future<Output = ()> + Send + 'static) {

@@ -3,8 +3,8 @@
 
 use crate::cache::ClaimUnknown;
 use crate::fill::error::Rejection;
-use crate::nix::class;
 use crate::nix::nar_file::{NarContents, NarVerdict};
+use crate::nix::{Class, class};
 use crate::object::{Meta, NarClaim, Proof, Sha256};
 use crate::policy;
 
@@ -40,6 +40,11 @@ impl ExpectedBody {
             is_framed: false,
             contents: claim.and_then(|claim| claim.contents),
         }
+    }
+
+    /// A body under a content coding, which says nothing of a NAR behind it.
+    pub(in crate::fill) fn coded(class: Class) -> Self {
+        Self { is_unsure: class == Class::Nar, ..Self::default() }
     }
 
     /// A body of which nothing is known but that its framing shows its end.

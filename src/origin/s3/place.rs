@@ -143,15 +143,23 @@ fn with_region(url: &str, old: &str, region: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
     let end = rest.find(['/', ':']).unwrap_or(rest.len());
     let (host, rest) = rest.split_at(end);
-    let labels = host.split('.').map(|label| if label == old { region } else { label });
+    let is_named = has_region_label(host);
+    let labels = host.split('.').map(|label| if is_named && label == old { region } else { label });
     format!("{scheme}://{}{rest}", labels.collect::<Vec<_>>().join("."))
+}
+
+/// Whether one label of a host may be a region: not the name of a machine, nor of a domain.
+fn has_region_label(host: &str) -> bool {
+    host.split('.').count() > 2
 }
 
 /// Whether `other` is the host `own`, with another region in place of `region` at most.
 fn is_same_service(own: &str, region: &str, other: &str) -> bool {
+    let is_named = has_region_label(own);
     let (own, other): (Vec<_>, Vec<_>) = (own.split('.').collect(), other.split('.').collect());
     let is_same = |(own, other): (&&str, &&str)| {
-        own.eq_ignore_ascii_case(other) || (own.eq_ignore_ascii_case(region) && is_region(other))
+        own.eq_ignore_ascii_case(other)
+            || (is_named && own.eq_ignore_ascii_case(region) && is_region(other))
     };
     own.len() == other.len() && own.iter().zip(&other).all(is_same)
 }

@@ -327,7 +327,7 @@ async fn the_next_origin_stands_in_for_one_that_says_nothing() {
     let origins = origins(vec![http_origin("one", &one), http_origin("two", &two)]);
     let took = async || {
         let before = Instant::now();
-        assert_eq!(found(fetch(&origins, "/x").await).origin, 1);
+        assert_eq!(found(origins.fetch(&narinfo("/x.narinfo")).await).origin, 1);
         before.elapsed()
     };
     assert!(took().await < Duration::from_secs(1));
@@ -346,7 +346,7 @@ async fn an_origin_that_answers_again_is_asked_first_again() {
     let one = Scripted::sequence(vec![Act::Hang, says(200, "a")]).await;
     let two = Scripted::always(says(200, "b")).await;
     let origins = origins(vec![http_origin("one", &one), http_origin("two", &two)]);
-    let origin = async || found(fetch(&origins, "/x").await).origin;
+    let origin = async || found(origins.fetch(&narinfo("/x.narinfo")).await).origin;
     assert_eq!((origin().await, origin().await), (1, 1));
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(origin().await, 0);
@@ -357,6 +357,20 @@ async fn the_absence_of_a_stand_in_is_no_answer() {
     let slow = Act::After(Duration::from_secs(3), 200, "a");
     let (one, two) = (Scripted::always(slow).await, Scripted::always(says(404, "")).await);
     let origins = origins(vec![http_origin("one", &one), http_origin("two", &two)]);
-    assert_eq!(found(fetch(&origins, "/x").await).origin, 0);
+    assert_eq!(found(origins.fetch(&narinfo("/x.narinfo")).await).origin, 0);
     assert_eq!((one.asked(), two.asked()), (1, 1));
+}
+
+/// A large object may have to be made first.
+#[tokio::test(start_paused = true)]
+async fn an_origin_that_is_slow_with_a_large_object_is_not_silent() {
+    let slow = Act::After(Duration::from_secs(8), 200, "a");
+    let (one, two) = (Scripted::always(slow).await, Scripted::always(says(200, "b")).await);
+    let origins = origins(vec![http_origin("one", &one), http_origin("two", &two)]);
+    let nar = Ask { class: Class::Nar, ..ask("/nar/x") };
+    let before = Instant::now();
+    assert_eq!(found(origins.fetch(&nar).await).origin, 1);
+    assert!(before.elapsed() >= Duration::from_secs(5));
+    found(origins.fetch(&nar).await);
+    assert_eq!(one.asked(), 2, "it is still asked first");
 }

@@ -117,8 +117,10 @@ struct FollowerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Followers {
     pub(super) count: usize,
-    /// The lowest of their positions.
+    /// The lowest of their positions, and of what judges the body.
     slowest: u64,
+    /// Whether that is what judges it.
+    pub(super) is_judge_slowest: bool,
 }
 
 /// What readers are told.
@@ -584,8 +586,12 @@ impl GrowthState {
         let going_on = || self.followers.values().filter(can_go_on);
         // What judges the body is waited for, and is no reason to receive it.
         let count = going_on().filter(|it| it.extent != ReadExtent::Judge).count();
-        let slowest = going_on().map(|it| it.position).min().unwrap_or(u64::MAX);
-        Followers { count, slowest }
+        let slowest = going_on().min_by_key(|it| it.position);
+        Followers {
+            count,
+            slowest: slowest.map_or(u64::MAX, |it| it.position),
+            is_judge_slowest: slowest.is_some_and(|it| it.extent == ReadExtent::Judge),
+        }
     }
 
     fn enter(&mut self, follower: FollowerState) -> u64 {

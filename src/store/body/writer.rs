@@ -378,7 +378,7 @@ impl MemoryOnly {
             let wait_max = match followers.count {
                 0 => NO_READER_MAX,
                 // The deadlines of its connection end it.
-                1 => Duration::MAX,
+                1 if !followers.is_judge_slowest => Duration::MAX,
                 _ => READER_STALL_MAX,
             };
             if timeout(wait_max, growth.slowest_moved(followers)).await.is_ok() {
