@@ -361,7 +361,7 @@ impl Fill<'_> {
         // A NAR that its origin gets cut ends there as if it were whole.
         expected.is_framed |= response.is_framed && request.class() != Class::Nar;
         let mut shown = BodyShown::AsItComes;
-        // Nix does not look at `FileSize`. No origin has what it says if this one is asked once more.
+        // Nix does not look at `FileSize`. No origin has what it says if this one is asked again.
         let is_second = choice.avoid.contains(&response.origin) && expected.contents.is_some();
         let fits = match response.content_length {
             Some(length) => expected.check_length(length),

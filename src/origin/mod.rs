@@ -33,6 +33,7 @@
 //! - Whatever status an HTTP origin of a generic site answers with is about the path: its breaker
 //!   counts only requests without an answer, and its pace ignores 429 and 503.
 
+mod answers;
 mod asker;
 mod breaker;
 mod budget;
@@ -86,13 +87,14 @@ use crate::client::{
 };
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{
-    AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginNecessity, OriginProxy, OriginUrl, Site,
+    AbsenceOf, CertificateFiles, HttpVersion, Origin, OriginProxy, OriginUrl, Site,
 };
 use crate::metrics::Metrics;
 use crate::nix::Class;
 use crate::sync::Mutex;
 use crate::tasks::Tasks;
 use ::http::HeaderMap;
+use answers::{AfterAttempt, OriginAnswers};
 use breaker::{Breaker, Probes};
 use budget::Budget;
 use drain::Drains;
@@ -323,63 +325,6 @@ impl Origins {
     /// Whether there is none; a checked configuration always has one.
     pub fn is_empty(&self) -> bool {
         self.upstreams.is_empty()
-    }
-}
-
-/// What the origins said so far.
-#[derive(Default)]
-struct OriginAnswers {
-    absent: Option<OriginAnswer<Response>>,
-    failure: Option<FetchError>,
-    /// The outage of an optional origin.
-    outage: Option<FetchError>,
-}
-
-/// What follows from what one origin said.
-enum AfterAttempt {
-    /// It is the answer.
-    Answer(Box<OriginAnswer<Response>>),
-    /// No other origin is asked.
-    NothingMore,
-    /// The next one is asked.
-    GoOn,
-}
-
-impl OriginAnswers {
-    fn hear(
-        &mut self,
-        upstream: &Upstream,
-        answer: Result<OriginAnswer<Response>, FetchError>,
-    ) -> AfterAttempt {
-        match answer {
-            Ok(answer @ OriginAnswer::Absent { .. }) => {
-                self.absent = Some(answer);
-                match upstream.absence {
-                    AbsenceOf::Next => AfterAttempt::GoOn,
-                    AbsenceOf::Final => AfterAttempt::NothingMore,
-                }
-            }
-            Ok(answer) => AfterAttempt::Answer(Box::new(answer)),
-            Err(error) => {
-                tracing::debug!(origin = %upstream.name, %error, "origin failed");
-                if upstream.necessity == OriginNecessity::Optional && error.is_outage() {
-                    self.outage.get_or_insert(error);
-                } else {
-                    self.failure.get_or_insert(error);
-                }
-                AfterAttempt::GoOn
-            }
-        }
-    }
-
-    /// Absence only if no origin failed; none if none was asked.
-    fn result(self) -> Option<Result<OriginAnswer<Response>, FetchError>> {
-        match (self.failure, self.outage, self.absent) {
-            (Some(error), _, _) => Some(Err(error)),
-            (None, Some(outage), _) => Some(Err(FetchError::Optional(Box::new(outage)))),
-            (None, None, Some(absent)) => Some(Ok(absent)),
-            (None, None, None) => None,
-        }
     }
 }
 
