@@ -103,9 +103,10 @@ impl CheckedBody {
         resources: Arc<Resources>,
         basis: Basis,
     ) -> Box<Self> {
-        let withheld_max = match (expected.file_hash, expected.contents) {
-            (None, None) => 0,
-            (Some(_), _) | (_, Some(_)) => usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX),
+        let withheld_max = if expected.has_hash() {
+            usize::try_from(WITHHELD_BYTES).unwrap_or(usize::MAX)
+        } else {
+            0
         };
         Box::new(Self {
             meta,
@@ -227,8 +228,7 @@ impl CheckedBody {
             Ok(contents) => contents,
             Err(error) => return Err(self.fail(error)),
         };
-        let is_doubtful = self.body.doubtful_from().is_some();
-        let contents = contents.map(|it| if is_doubtful { it.of_several_answers() } else { it });
+        let contents = contents.map(|it| it.of_parts(self.body.doubtful_from()));
         if let Err(rejection) = self.expected.check(actual, self.received, contents) {
             let origin = Arc::clone(&self.meta.origin);
             return Err(self.fail(FillError::Rejected { origin, rejection }));

@@ -1,7 +1,7 @@
-//! A narinfo that names a NAR which its origins lack. The narinfo becomes stale, and the origin
-//! that sent it is asked after the others. So the next request for the narinfo finds what exists
-//! now: a newer narinfo, or the path at another origin. Called by what finds the NAR absent. Holds
-//! no lock.
+//! A narinfo that names a NAR which its origins lack, or have with other bytes. The narinfo becomes
+//! stale, and the origin that sent it is asked after the others. So the next request for the
+//! narinfo finds what exists now: a newer narinfo, or the path at another origin. Called by what
+//! finds the NAR absent or wrong. Holds no lock.
 
 use super::resources::Resources;
 use super::site_origins::SiteOrigins;
@@ -10,27 +10,27 @@ use crate::nix::Class;
 use crate::nix::narinfo::NarInfo;
 use crate::object::Key;
 
-/// Makes the stored narinfo stale that claims the object `absent`, if there is one and the object
-/// is a NAR.
+/// Makes the stored narinfo stale that claims the object `nar`, if there is one and the object is a
+/// NAR.
 pub(super) async fn doubt_narinfo(
     resources: &Resources,
     upstream: &SiteOrigins,
-    absent: &Key,
+    nar: &Key,
     class: Class,
 ) {
     let cache = &resources.cache;
     if class != Class::Nar {
         return;
     }
-    let Some((narinfo, claim)) = cache.claimant(absent).await else { return };
+    let Some((narinfo, claim)) = cache.claimant(nar).await else { return };
     let Some(Hit::Memory(found) | Hit::Disk(found)) = cache.lookup(&narinfo).await else {
         return;
     };
-    if found.facts().is_invalidated || !names(&found, absent) {
+    if found.facts().is_invalidated || !names(&found, nar) {
         return;
     }
-    let (site, path, nar) = (narinfo.site(), narinfo.path(), absent.path());
-    tracing::info!(site, path, nar, "narinfo names an absent NAR");
+    let (site, path, nar) = (narinfo.site(), narinfo.path(), nar.path());
+    tracing::info!(site, path, nar, "narinfo names a NAR that is absent or wrong");
     cache.purge(Scope::Key(narinfo.clone()), Purging::Soft).await;
     let source = claim.source.and_then(|source| upstream.trusted.position(source));
     if let Some(position) = source {

@@ -20,12 +20,12 @@ pub(super) enum BodyCheck {
 impl BodyCheck {
     /// What of `expected` will be checked at the end.
     pub(super) fn of(expected: &ExpectedBody) -> Self {
-        match expected {
-            ExpectedBody { file_hash: Some(_), .. } | ExpectedBody { contents: Some(_), .. } => {
-                Self::Hash
-            }
-            ExpectedBody { is_framed: true, .. } => Self::Framing,
-            ExpectedBody { .. } => Self::Length,
+        if expected.has_hash() {
+            Self::Hash
+        } else if expected.is_framed {
+            Self::Framing
+        } else {
+            Self::Length
         }
     }
 }

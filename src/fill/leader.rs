@@ -473,8 +473,7 @@ impl Fill<'_> {
             }
             Some(_) | None => None,
         };
-        let is_doubtful = body.doubtful_from().is_some();
-        let contents = contents.map(|it| if is_doubtful { it.of_several_answers() } else { it });
+        let contents = contents.map(|it| it.of_parts(body.doubtful_from()));
         let is_unreadable = contents == Some(NarVerdict::Unreadable);
         let judged = self.judge(&meta, expected, body_origins, &collected, coding, contents);
         let (proof, claim) = judged.map_err(|rejection| rejected(&meta, rejection))?;
@@ -556,8 +555,7 @@ impl Fill<'_> {
         }
         let ended = writer.end().await?;
         let contents = self.contents_of(&ended, &expected, alongside).await?;
-        let is_doubtful = growing.doubtful_from().is_some();
-        let contents = contents.map(|it| if is_doubtful { it.of_several_answers() } else { it });
+        let contents = contents.map(|it| it.of_parts(growing.doubtful_from()));
         let is_unreadable = contents == Some(NarVerdict::Unreadable);
         let judged = expected.check(ended.sha256, ended.length, contents);
         meta.proof = judged.map_err(|rejection| rejected(&meta, rejection))?;

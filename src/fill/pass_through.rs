@@ -127,13 +127,13 @@ impl PassThroughBody {
     pub async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, FillError> {
         let chunk = self.next(max).await?;
         self.given += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        match (self.extent, self.doubtful_from()) {
+        let given = self.given.min(self.end);
+        if self.extent == ReadExtent::Part && self.doubtful_from().is_some_and(|from| given > from)
+        {
             // Its client would have all that it wants before the whole is proven.
-            (ReadExtent::Part, Some(from)) if self.given.min(self.end) > from => {
-                Err(FillError::Doubtful)
-            }
-            (ReadExtent::Part | ReadExtent::ToEnd | ReadExtent::Judge, _) => Ok(chunk),
+            return Err(FillError::Doubtful);
         }
+        Ok(chunk)
     }
 
     fn doubtful_from(&self) -> Option<u64> {

@@ -504,8 +504,7 @@ impl ResumableBody {
         };
         let is_tied = continuation::tie(&self.headers, &response.headers) == Ok(Tie::EntityTag);
         if !is_tied {
-            let from = self.doubtful_from.unwrap_or(self.received);
-            self.doubtful_from = Some(from.min(self.received));
+            self.doubtful_from.get_or_insert(self.received);
         }
         self.count("continued");
         self.source.body_origins.add(response.origin, &response.origin_name);

@@ -78,9 +78,13 @@ pub enum NarVerdict {
 }
 
 impl NarVerdict {
-    /// The same of a file of which nothing but its contents tells that its parts belong together.
-    pub fn of_several_answers(self) -> Self {
-        if self == Self::Unreadable { Self::Wrong(NarFileError::Untied) } else { self }
+    /// The same, of a file that from this offset on came in an answer that nothing ties to the one
+    /// before: only readable contents tell that its parts belong together.
+    pub fn of_parts(self, untied_from: Option<u64>) -> Self {
+        match (self, untied_from) {
+            (Self::Unreadable, Some(_)) => Self::Wrong(NarFileError::Untied),
+            (verdict, _) => verdict,
+        }
     }
 }
 

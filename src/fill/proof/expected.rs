@@ -64,8 +64,12 @@ impl ExpectedBody {
     /// Whether a body of this length, if that is known, can be proven well enough to be kept: by a
     /// hash, or by its length, if no narinfo may say more, or by its framing.
     pub(in crate::fill) fn is_provable(&self, length: Option<u64>) -> bool {
-        let has_hash = self.file_hash.is_some() || self.contents.is_some();
-        has_hash || self.is_framed || (length.is_some() && !self.is_unsure)
+        self.has_hash() || self.is_framed || (length.is_some() && !self.is_unsure)
+    }
+
+    /// Whether a hash proves it: of the file, or of the NAR in it.
+    pub(in crate::fill) fn has_hash(&self) -> bool {
+        self.file_hash.is_some() || self.contents.is_some()
     }
 
     /// What it must hold, if nothing else proves it.

@@ -56,7 +56,7 @@ fn a_closure_travels_from_a_folder_through_two_tiers() {
     // The shield read each file once, the points of presence asked it once each.
     let read = shield.metric("narthex_origin_requests_total", &[]);
     // A slow machine makes hedges of narinfos.
-    let hedges = shield.metric("narthex_origin_hedges_total", &["result=\"begun\""]);
+    let hedges = shield.metric("narthex_origin_hedges_total", &["event=\"begun\""]);
     let probes = 1;
     let objects = u64::try_from(sample.objects.len()).unwrap();
     assert!(read <= objects + probes + hedges, "{read} requests, {hedges} of them hedges");
